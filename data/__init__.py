@@ -1,0 +1,1 @@
+"""Tables in, windows out: reading, the synthetic fleet, calendar features, splits and loaders."""

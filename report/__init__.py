@@ -1,0 +1,1 @@
+"""Judging forecasts: scores, naive forecasts, evaluation and plots."""

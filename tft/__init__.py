@@ -1,0 +1,1 @@
+"""Temporal Fusion Transformer, its feature schema and the `Forecaster` bundle."""
