@@ -1,0 +1,273 @@
+"""Charts as PNG files: forecasts as fans, and the losses of a run.
+
+Needs matplotlib, so import it where a chart is drawn. It draws through `Figure` alone: no pyplot,
+no global state, no display. Colours are of Okabe and Ito's colour-blind safe palette.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, num2date
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
+
+FloatArray = npt.NDArray[np.floating[Any]]
+TimeArray = npt.NDArray[np.datetime64]
+
+BLACK, BLUE, VERMILION, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#767676"
+INTERVAL_SHADES = {2: ("#cfe3f2", "#8fc0e4"), 1: ("#8fc0e4",)}  # widest first, opaque, of BLUE
+MOST_ROWS = MOST_COLUMNS = 4  # more would be too small to read
+DAY_SECONDS = 86_400
+NAME_LENGTH = 28  # longer names of servers and metrics lose their middle
+DPI = 120
+
+
+@dataclass(frozen=True)
+class FanPanel:
+    """One server's metric: its history, forecast and, where known, what came after."""
+
+    server: str
+    metric: str
+    origin_seconds: int
+    """Unix seconds of the first forecast tick."""
+    step_seconds: int
+    history: FloatArray  # [T] in raw units, NaN where missing; the last tick is before the origin
+    forecast: FloatArray  # [H, Q]
+    quantiles: tuple[float, ...]
+    """Levels of the forecast, ascending, the median among them."""
+    actual: FloatArray | None = None  # [H], NaN where missing
+    log_scale: bool = False
+    """Whether to draw on a logarithmic scale (linear from -1 to 1), for rates over decades.
+
+    It stops at zero where no value seen is negative.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together."""
+        if self.forecast.ndim != 2 or self.forecast.shape[1] != len(self.quantiles):
+            raise ValueError(
+                f"{self.server} {self.metric}: forecast is {self.forecast.shape}, "
+                f"expected [H, {len(self.quantiles)}] for quantiles {self.quantiles}"
+            )
+        if 0.5 not in self.quantiles:
+            raise ValueError(f"quantiles {self.quantiles} lack the median 0.5, which is drawn")
+        if self.actual is not None and self.actual.shape != self.forecast.shape[:1]:
+            raise ValueError(
+                f"{self.server} {self.metric}: actual is {self.actual.shape}, "
+                f"expected {self.forecast.shape[:1]} like the forecast"
+            )
+
+
+def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
+    """Draw forecasts with their intervals, a row per metric and a column per server.
+
+    Rows and columns are in the order in which the panels first name them; the history's last day
+    is shown. Missing ticks are gaps.
+
+    Args:
+        path: PNG file to write.
+        panels: at most 4 metrics of at most 4 servers, each pair once; a pair may be left out.
+        title: names the model or run.
+
+    Raises:
+        ValueError: no panel, too many rows or columns, or a pair given twice.
+    """
+    servers = list(dict.fromkeys(panel.server for panel in panels))
+    metrics = list(dict.fromkeys(panel.metric for panel in panels))
+    by_place = {(panel.metric, panel.server): panel for panel in panels}
+    if not panels or len(by_place) != len(panels):
+        raise ValueError(f"{len(panels)} panels, {len(by_place)} different; give each pair once")
+    if len(servers) > MOST_COLUMNS or len(metrics) > MOST_ROWS:
+        raise ValueError(
+            f"{len(metrics)} metrics x {len(servers)} servers do not fit one chart; "
+            f"give at most {MOST_ROWS} x {MOST_COLUMNS}"
+        )
+    size = (max(1.2 + 4.2 * len(servers), 7.5), 1.4 + 2.3 * len(metrics))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(metrics), len(servers), squeeze=False)
+    handles: dict[str, Any] = {}
+    for row, metric in enumerate(metrics):
+        for column, server in enumerate(servers):
+            panel = by_place.get((metric, server))
+            cell = axes[row, column]
+            if panel is None:
+                cell.text(0.5, 0.5, "no data", ha="center", color=GREY, transform=cell.transAxes)
+                cell.set(xticks=[], yticks=[])
+                _tidy(cell)
+            else:
+                handles |= _draw_fan(cell, panel)
+            if row == 0:
+                cell.set_title(_shorten(server), fontsize=11).set_parse_math(False)
+            if row == len(metrics) - 1:
+                cell.set_xlabel("time (UTC)", fontsize=9)
+            if column == 0:
+                cell.set_ylabel(_shorten(metric)).set_parse_math(False)
+    figure.align_ylabels()
+    figure.suptitle(title, fontsize=13, fontweight="bold").set_parse_math(False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
+    )
+    _save(figure, Path(path))
+
+
+def loss_curves(
+    path: Path | str,
+    epochs: Sequence[int],
+    train: Sequence[float],
+    val: Sequence[float],
+    best_epoch: int | None,
+    title: str = "Loss by epoch",
+) -> None:
+    """Draw the training and validation loss of a run.
+
+    Args:
+        path: PNG file to write.
+        epochs: epoch numbers, ascending.
+        train: the training loss of each, NaN where there is none.
+        val: the validation loss of each, NaN where there is none.
+        best_epoch: the epoch whose weights were kept, one of `epochs`; None where there is none.
+        title: names the run.
+
+    Raises:
+        ValueError: the lengths differ, or `best_epoch` is not among `epochs`.
+    """
+    if not len(epochs) == len(train) == len(val):
+        raise ValueError(f"{len(epochs)} epochs, {len(train)} train and {len(val)} val losses")
+    if best_epoch is not None and best_epoch not in epochs:
+        raise ValueError(f"best_epoch {best_epoch} is not among the {len(epochs)} epochs given")
+    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+    axes = figure.subplots()
+    # A dot per epoch shows where a curve has a point; a hundred of them would only thicken it.
+    marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(epochs) <= 40 else {}
+    axes.plot(epochs, train, color=BLUE, label="training", **marker)
+    axes.plot(epochs, val, color=VERMILION, linestyle="--", label="validation", **marker)
+    if best_epoch is not None:
+        best = val[list(epochs).index(best_epoch)]
+        axes.axvline(best_epoch, color=GREY, linewidth=1.0, linestyle=":", zorder=0)
+        axes.plot(
+            [best_epoch], [best], linestyle="none", marker="o", markersize=11, markeredgewidth=1.8,
+            markerfacecolor="none", markeredgecolor=BLACK, zorder=3,
+            label=f"best: epoch {best_epoch}, validation {best:.4g}",
+        )  # fmt: skip
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(y=0.08)
+    if len(epochs):
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    axes.legend(frameon=False)
+    _tidy(axes)
+    figure.suptitle(title, fontsize=13, fontweight="bold").set_parse_math(False)
+    _save(figure, Path(path))
+
+
+def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
+    """Draw one panel; return its legend entries, label to artist."""
+    step, horizon = panel.step_seconds, len(panel.forecast)
+    history = panel.history[-max(DAY_SECONDS // step, 1) :]
+    past = _times(panel.origin_seconds - len(history) * step, len(history), step)
+    ahead = _times(panel.origin_seconds, horizon, step)
+    if panel.log_scale:  # before drawing: limits already chosen are not chosen again
+        axes.set_yscale("symlog", linthresh=1.0)
+        locator = SymmetricalLogLocator(base=10.0, linthresh=1.0)
+        locator.set_params(numticks=6)
+        axes.yaxis.set_major_locator(locator)
+    handles: dict[str, Any] = {}
+    handles["history"] = _line(axes, past, history, color=BLACK, linewidth=1.0)
+    pairs = _intervals(panel.quantiles)
+    for (low, high), shade in zip(pairs, INTERVAL_SHADES.get(len(pairs), ()), strict=True):
+        lower, upper = (panel.forecast[:, panel.quantiles.index(level)] for level in (low, high))
+        label = f"{low * 100:g}–{high * 100:g} % interval"
+        handles[label] = axes.fill_between(
+            ahead.astype(object), lower, upper, color=shade, linewidth=0, zorder=1
+        )
+    median = panel.forecast[:, panel.quantiles.index(0.5)]
+    handles["median forecast"] = _line(axes, ahead, median, color=BLUE, linewidth=2.0, zorder=3)
+    if panel.actual is not None:
+        handles["actual"] = _line(axes, ahead, panel.actual, color=VERMILION, linewidth=1.0)
+    now = _times(panel.origin_seconds, 1, step)[0].astype(object)
+    handles["now"] = axes.axvline(now, color=GREY, linewidth=1.2, linestyle="--", zorder=2)
+    axes.set_xlim(past[0] if len(past) else ahead[0], ahead[-1])
+    hours = AutoDateLocator(tz=UTC, minticks=4, maxticks=8)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(hours)
+    axes.xaxis.set_major_formatter(FuncFormatter(_write_time))
+    seen = history if panel.actual is None else np.concatenate([history, panel.actual])
+    if panel.log_scale and axes.get_ylim()[0] < 0.0 and not (seen < 0.0).any():
+        axes.set_ylim(bottom=0.0)
+    axes.yaxis.set_major_formatter(FuncFormatter(_write_number))
+    _tidy(axes)
+    return handles
+
+
+def _line(axes: Axes, times: TimeArray, values: FloatArray, **style: Any) -> Any:
+    """Draw a line with gaps at NaN, and a dot for a tick observed between two gaps."""
+    (line,) = axes.plot(times, values, **style)
+    known = np.concatenate([[False], ~np.isnan(values), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]
+    axes.plot(times[alone], values[alone], ".", color=style["color"], markersize=3)
+    return line
+
+
+def _intervals(quantiles: tuple[float, ...]) -> list[tuple[float, float]]:
+    """Return the widest symmetric pair of levels and the 80 % one, or the narrowest, once each."""
+    pairs = [
+        (low, high)
+        for low, high in zip(quantiles, quantiles[::-1], strict=True)
+        if low < 0.5 and abs(low + high - 1.0) < 1e-6
+    ]
+    inner = [pair for pair in pairs if abs(pair[0] - 0.1) < 1e-6] or pairs[-1:]
+    return sorted({*pairs[:1], *inner})
+
+
+def _times(first_seconds: int, count: int, step_seconds: int) -> TimeArray:
+    """Return UTC times from one on, [count]."""
+    seconds = first_seconds + step_seconds * np.arange(count, dtype=np.int64)
+    return seconds.astype("datetime64[s]")
+
+
+def _write_time(days: float, position: int | None) -> str:
+    """Write an axis' time as hours, with the date at midnight and on the first tick."""
+    time = num2date(days, tz=UTC)  # type: ignore[no-untyped-call]
+    dated = position == 0 or (time.hour, time.minute) == (0, 0)
+    return f"{time:%H:%M}\n{time.day} {time:%b}" if dated else f"{time:%H:%M}\n"
+
+
+def _write_number(value: float, position: int | None) -> str:
+    """Write 250000 as 250 k; below ten thousand as it is."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= max(size, 1e4):
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _shorten(name: str) -> str:
+    """Cut the middle out of a name too long to stand beside a panel."""
+    if len(name) <= NAME_LENGTH:
+        return name
+    half = (NAME_LENGTH - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _tidy(axes: Axes) -> None:
+    """Leave only the lines that carry something."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG under a temporary name beside it, then rename: nobody sees half a chart."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,396 @@
+"""Scores of quantile forecasts in raw units, in one go or summed batch by batch.
+
+A NaN actual is missing and left out of every score. A NaN forecast of an observed actual makes the
+score NaN: no forecaster gains by passing on what is hard. `comparable` leaves such elements out
+for all forecasters alike.
+
+N windows, H horizon steps, M metrics, Q quantiles.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+SCORED_QUANTILES = (0.1, 0.5, 0.9)  # the median and the 80 % interval
+BUCKET_LIMITS = (1_800, 7_200, 28_800)  # seconds ahead: up to 30 minutes, 2 hours, 8 hours
+# A pair of quantiles closer than this has not crossed: float32 rounding of equal quantiles.
+CROSSING_TOLERANCE = 1e-6
+MEAN = "mean"  # the row that holds the mean over metrics
+_SUMS = (
+    "observed", "pinball", "absolute", "error", "squared", "paired_error", "paired_season",
+    "inside", "width", "crossed",
+)  # fmt: skip
+
+
+def pick_quantiles(
+    forecast: FloatArray,
+    quantiles: Sequence[float],
+    wanted: Sequence[float] = SCORED_QUANTILES,
+) -> FloatArray:
+    """Return the wanted levels of a forecast that may carry more.
+
+    Args:
+        forecast: [..., Q] quantiles of the levels `quantiles`.
+        quantiles: Q levels the forecast was made for.
+        wanted: levels to pick, in the order to return them.
+
+    Returns:
+        [..., len(wanted)].
+
+    Raises:
+        ValueError: the last axis is not as long as `quantiles`, or a wanted level is not there.
+    """
+    if forecast.shape[-1] != len(quantiles):
+        raise ValueError(
+            f"forecast has {forecast.shape[-1]} quantiles on its last axis, "
+            f"but {len(quantiles)} levels were given: {tuple(quantiles)}"
+        )
+    positions = []
+    for level in wanted:
+        found = [i for i, q in enumerate(quantiles) if math.isclose(q, level, abs_tol=1e-6)]
+        if not found:
+            raise ValueError(
+                f"quantile {level} is not among the forecast's {tuple(quantiles)}; "
+                f"scoring needs {tuple(wanted)}, so forecast them too"
+            )
+        positions.append(found[0])
+    return forecast[..., positions]
+
+
+def comparable(actual: FloatArray, *forecasts: FloatArray) -> FloatArray:
+    """Return `actual` with NaN wherever any of the forecasts has one.
+
+    Args:
+        actual: [N, H, M].
+        forecasts: each [N, H, M, Q]; Q may differ.
+
+    Returns:
+        [N, H, M], the elements on which all of them can be compared.
+    """
+    missing = np.isnan(actual)
+    for forecast in forecasts:
+        missing = missing | np.isnan(forecast).any(axis=-1)
+    return np.where(missing, np.nan, actual)
+
+
+def pinball(forecast: FloatArray, actual: FloatArray, quantiles: Sequence[float]) -> FloatArray:
+    """Return max(q e, (q - 1) e) of the error e = actual - forecast, in float64.
+
+    Args:
+        forecast: [N, H, M, Q].
+        actual: [N, H, M].
+        quantiles: Q levels.
+
+    Returns:
+        [N, H, M, Q], NaN where the actual is missing.
+    """
+    levels = np.asarray(quantiles, dtype=np.float64)
+    error = actual[..., None].astype(np.float64) - forecast
+    return np.maximum(levels * error, (levels - 1.0) * error)
+
+
+def weighted_quantile_loss(
+    forecast: FloatArray, actual: FloatArray, quantiles: Sequence[float]
+) -> FloatArray:
+    """Return 2 x the mean over quantiles of the summed pinball loss over the summed |actual|.
+
+    Args:
+        forecast: [N, H, M, Q], as many quantiles as levels.
+        actual: [N, H, M].
+        quantiles: Q levels.
+
+    Returns:
+        [M] float64; NaN where no actual was observed or all of them are zero.
+    """
+    loss = pinball(forecast, actual, quantiles).mean(axis=-1)
+    return _ratio(2.0 * _sum_observed(loss, actual), _sum_observed(np.abs(actual), actual))
+
+
+def mean_absolute_error(median: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return the mean |actual - median|, [M], of [N, H, M] each."""
+    return _mean_observed(np.abs(_error(median, actual)), actual)
+
+
+def rmse(median: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return the root of the mean squared error, [M], of [N, H, M] each."""
+    return np.sqrt(_mean_observed(_error(median, actual) ** 2, actual))
+
+
+def rmae_seasonal(median: FloatArray, actual: FloatArray, yesterday: FloatArray) -> FloatArray:
+    """Return the MAE over that of yesterday's same ticks, where those were observed as well.
+
+    Args:
+        median: [N, H, M].
+        actual: [N, H, M].
+        yesterday: [N, H, M], each horizon tick's value one day before.
+
+    Returns:
+        [M] float64; NaN where no pair was observed or nothing has changed since yesterday.
+    """
+    both = np.where(np.isnan(yesterday), np.nan, actual)
+    of_yesterday = _sum_observed(np.abs(_error(yesterday, both)), both)
+    return _ratio(_sum_observed(np.abs(_error(median, both)), both), of_yesterday)
+
+
+def coverage(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return the share of actuals inside [lower, upper], [M], of [N, H, M] each."""
+    return _mean_observed(_inside(lower, upper, actual), actual)
+
+
+def interval_width(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return the mean of upper - lower where the actual was observed, [M], of [N, H, M] each."""
+    return _mean_observed(upper.astype(np.float64) - lower, actual)
+
+
+def crossing_rate(forecast: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return the share of neighbouring quantiles in the wrong order.
+
+    Args:
+        forecast: [N, H, M, Q] of ascending levels.
+        actual: [N, H, M]; the forecast counts where it was observed.
+
+    Returns:
+        [M] float64, NaN where no actual was observed or Q is 1.
+    """
+    return _mean_observed(_crossed(forecast), actual)
+
+
+class Bucket(NamedTuple):
+    """A stretch of the horizon: its name and half-open range of steps."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def horizon_buckets(
+    horizon: int, step_seconds: int, limits: Sequence[int] = BUCKET_LIMITS
+) -> tuple[Bucket, ...]:
+    """Split a horizon at times ahead: 96 steps of 300 s give steps 1-6, 7-24 and 25-96.
+
+    Args:
+        horizon: number of steps.
+        step_seconds: seconds between steps; step 1 is that far ahead.
+        limits: seconds ahead, ascending; a bucket ends with the last step not beyond its limit.
+
+    Returns:
+        The buckets that hold a step; where the horizon is longer, one more for the rest.
+    """
+    buckets = []
+    start, name_start = 0, 0
+    end = horizon * step_seconds
+    for limit in [*(limit for limit in limits if limit < end), end]:
+        stop = limit // step_seconds
+        if stop > start:
+            name = f"{_duration(name_start)} to {_duration(limit)}"
+            buckets.append(Bucket(name if start else f"up to {_duration(limit)}", start, stop))
+            start, name_start = stop, limit
+    return tuple(buckets)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One row of scores: a metric's, or the mean over metrics."""
+
+    metric: str
+    wql: float
+    """Weighted quantile loss over the scored quantiles."""
+    mae: float
+    """Mean absolute error of the median, in the metric's unit."""
+    rmse: float
+    """Root mean squared error of the median, in the metric's unit."""
+    rmae_seasonal: float
+    """MAE over that of yesterday's same ticks."""
+    coverage: float
+    """Share of actuals inside the 80 % interval."""
+    width: float
+    """Mean width of the 80 % interval, in the metric's unit."""
+    crossing: float
+    """Share of neighbouring quantiles in the wrong order."""
+    observed: int
+    """Actuals scored."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: None stands for NaN."""
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Scores":
+        """Build a row from what `to_dict` returned."""
+        values: dict[str, Any] = {
+            name: math.nan if value is None else value for name, value in plain.items()
+        }
+        return cls(**values)
+
+
+class ScoreSums:
+    """Sums that give every score of the windows added so far, per metric and horizon bucket.
+
+    Memory does not grow with the windows: the float64 sums are [H, M].
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        quantiles: Sequence[float],
+        horizon: int,
+        step_seconds: int = 300,
+    ) -> None:
+        """Start with nothing added; M metric names, the forecasts' Q levels and H steps are given.
+
+        Raises:
+            ValueError: a scored level is not among `quantiles`.
+        """
+        pick_quantiles(np.zeros(len(quantiles)), quantiles)
+        self.metrics = tuple(metrics)
+        self.quantiles = tuple(quantiles)
+        self.buckets = horizon_buckets(horizon, step_seconds)
+        self.windows = 0
+        self._shape = (horizon, len(self.metrics))
+        self._sums = {name: np.zeros(self._shape) for name in _SUMS}
+
+    def add(
+        self, forecast: FloatArray, actual: FloatArray, yesterday: FloatArray | None = None
+    ) -> None:
+        """Add a batch of windows.
+
+        Args:
+            forecast: [N, H, M, Q] in raw units; of its levels only the scored ones count.
+            actual: [N, H, M], NaN where missing.
+            yesterday: [N, H, M], each horizon tick's value one day before, NaN where missing;
+                left out, the batch adds nothing to `rmae_seasonal`.
+
+        Raises:
+            ValueError: a shape differs from the one announced.
+        """
+        forecast = pick_quantiles(forecast, self.quantiles)
+        if yesterday is None:
+            yesterday = np.full(actual.shape, np.nan)
+        expected = (len(actual), *self._shape)
+        given = {"forecast": forecast.shape[:-1], "actual": actual.shape}
+        for name, shape in {**given, "yesterday": yesterday.shape}.items():
+            if shape != expected:
+                raise ValueError(f"{name} is {shape} (N, H, M), expected {expected}")
+        self.windows += len(actual)
+        for name, value in _elements(forecast, actual, yesterday).items():
+            self._sums[name] += value.sum(axis=0, dtype=np.float64)
+
+    def rows(self, bucket: Bucket | None = None) -> tuple[Scores, ...]:
+        """Return one row per metric, then the mean over the metrics that have the score.
+
+        Args:
+            bucket: one of `buckets`; the whole horizon when left out.
+        """
+        start, stop = (0, self._shape[0]) if bucket is None else (bucket.start, bucket.stop)
+        total = {name: values[start:stop].sum(axis=0) for name, values in self._sums.items()}
+        count = total["observed"]
+        columns: dict[str, FloatArray] = {
+            "wql": _ratio(2.0 * total["pinball"], total["absolute"]),
+            "mae": _ratio(total["error"], count),
+            "rmse": np.sqrt(_ratio(total["squared"], count)),
+            "rmae_seasonal": _ratio(total["paired_error"], total["paired_season"]),
+            "coverage": _ratio(total["inside"], count),
+            "width": _ratio(total["width"], count),
+            "crossing": _ratio(total["crossed"], count),
+        }
+        rows = []
+        for m, metric in enumerate(self.metrics):
+            scores: dict[str, Any] = {name: float(column[m]) for name, column in columns.items()}
+            rows.append(Scores(metric=metric, observed=int(count[m]), **scores))
+        return (*rows, mean_row(rows))
+
+    def bucket_rows(self) -> dict[str, tuple[Scores, ...]]:
+        """Return the rows of each horizon bucket, by its name."""
+        return {bucket.name: self.rows(bucket) for bucket in self.buckets}
+
+
+def mean_row(rows: Sequence[Scores]) -> Scores:
+    """Return the mean of each score over the rows that have it, NaN where none has."""
+    means: dict[str, Any] = {}
+    for name in [
+        field.name for field in fields(Scores) if field.name not in ("metric", "observed")
+    ]:
+        present = [getattr(row, name) for row in rows if not math.isnan(getattr(row, name))]
+        means[name] = sum(present) / len(present) if present else math.nan
+    return Scores(metric=MEAN, observed=sum(row.observed for row in rows), **means)
+
+
+def _elements(
+    forecast: FloatArray, actual: FloatArray, yesterday: FloatArray
+) -> dict[str, FloatArray]:
+    """Return what each sum of `ScoreSums` adds up, [N, H, M] each, zero where not observed."""
+    lower, median, upper = (forecast[..., i].astype(np.float64) for i in range(3))
+    observed = ~np.isnan(actual)
+    paired = observed & ~np.isnan(yesterday)
+    error = np.abs(_error(median, actual))
+    values = {
+        "observed": np.ones(actual.shape),
+        "pinball": pinball(forecast, actual, SCORED_QUANTILES).mean(axis=-1),
+        "absolute": np.abs(actual),
+        "error": error,
+        "squared": error**2,
+        "paired_error": error,
+        "paired_season": np.abs(_error(yesterday, actual)),
+        "inside": _inside(lower, upper, actual),
+        "width": upper - lower,
+        "crossed": _crossed(forecast),
+    }
+    return {
+        name: np.where(paired if name.startswith("paired") else observed, value, 0.0)
+        for name, value in values.items()
+    }
+
+
+def _error(estimate: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return actual - estimate in float64."""
+    return actual.astype(np.float64) - estimate
+
+
+def _inside(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> FloatArray:
+    """Return 1 where lower <= actual <= upper, 0 elsewhere, NaN where a bound is NaN."""
+    inside = (actual >= lower) & (actual <= upper)
+    return np.where(np.isnan(lower) | np.isnan(upper), np.nan, inside)
+
+
+def _crossed(forecast: FloatArray) -> FloatArray:
+    """Return the share of neighbouring quantiles in the wrong order, [N, H, M]."""
+    if forecast.shape[-1] < 2:
+        return np.full(forecast.shape[:-1], np.nan)
+    gaps = np.diff(forecast.astype(np.float64), axis=-1)
+    crossed = np.where(np.isnan(gaps), np.nan, gaps < -CROSSING_TOLERANCE)
+    return np.asarray(crossed.mean(axis=-1))
+
+
+def _sum_observed(values: FloatArray, actual: FloatArray) -> FloatArray:
+    """Sum [N, H, M] values to [M] in float64 where the actual was observed."""
+    observed = np.where(np.isnan(actual), 0.0, values)
+    return np.asarray(observed.sum(axis=(0, 1), dtype=np.float64))
+
+
+def _mean_observed(values: FloatArray, actual: FloatArray) -> FloatArray:
+    """Average [N, H, M] values to [M] where the actual was observed, NaN where none was."""
+    return _ratio(_sum_observed(values, actual), (~np.isnan(actual)).sum(axis=(0, 1)))
+
+
+def _ratio(numerator: FloatArray, denominator: npt.NDArray[Any]) -> FloatArray:
+    """Divide, NaN where the denominator is zero."""
+    undefined = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=undefined, where=denominator != 0)
+    return undefined
+
+
+def _duration(seconds: int) -> str:
+    """Write 1800 as '30 min', 7200 as '2 h', 5400 as '1 h 30 min'."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, left = divmod(rest, 60)
+    parts = [f"{n} {unit}" for n, unit in ((hours, "h"), (minutes, "min"), (left, "s")) if n]
+    return " ".join(parts) or "0 min"

@@ -1,0 +1,133 @@
+"""Charts are whole PNG files with something on them, and leave nothing else behind."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from report.plots import FanPanel, fan_chart, loss_curves
+
+SEVEN = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+BLUE, VERMILION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
+
+
+def make_panel(server="web-01", metric="cpu_percent", quantiles=SEVEN, **changes):
+    rng = np.random.default_rng(0)
+    history = 50.0 + rng.normal(0.0, 5.0, 288)
+    history[100:130] = np.nan
+    history[[200, 202]] = np.nan
+    actual = 50.0 + rng.normal(0.0, 5.0, 96)
+    actual[20:30] = np.nan
+    offsets = np.linspace(-20.0, 20.0, len(quantiles))
+    fields = {
+        "origin_seconds": 1_772_000_100,
+        "step_seconds": 300,
+        "history": history,
+        "forecast": np.full((96, 1), 50.0) + offsets,
+        "actual": actual,
+    }
+    return FanPanel(server, metric, quantiles=quantiles, **{**fields, **changes})
+
+
+def pixels_of(path, colour):
+    """Count the pixels of exactly this colour in a PNG."""
+    image = (imread(path)[..., :3] * 255).round().astype(int)
+    return int((image == colour).all(axis=-1).sum())
+
+
+def only_file(folder):
+    """Return the one file there; a temporary left over would be a second one."""
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_fan_chart_of_four_metrics_and_three_servers(tmp_path):
+    metrics = ("cpu_percent", "memory_percent", "net_in_kbs", "load_average")
+    panels = [make_panel(f"server-{s}", metric) for s in range(3) for metric in metrics]
+    fan_chart(tmp_path / "fan.png", panels[:-1], "run $7_x")  # one pair is left out
+    path = only_file(tmp_path)
+    assert path.name == "fan.png"
+    height, width = imread(path).shape[:2]
+    assert width > 1200 and height > 900
+    shades = [(0xCF, 0xE3, 0xF2), (0x8F, 0xC0, 0xE4), BLUE, VERMILION]
+    # Far more than the legend alone has.
+    assert all(pixels_of(path, colour) > 3000 for colour in shades)
+
+
+def test_only_what_is_there_is_drawn(tmp_path):
+    """Without an actual there is no contrasting line, with three levels no outer shade."""
+    panel = make_panel(quantiles=(0.1, 0.5, 0.9), actual=None)
+    fan_chart(tmp_path / "fan.png", [panel], "run")
+    path = only_file(tmp_path)
+    assert pixels_of(path, VERMILION) == 0
+    assert pixels_of(path, (0xCF, 0xE3, 0xF2)) == 0
+    assert pixels_of(path, (0x8F, 0xC0, 0xE4)) > 3000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"history": np.full(288, np.nan)},
+        {"history": np.zeros(0)},
+        {"actual": np.full(96, np.nan), "forecast": np.full((96, 7), np.nan)},
+        {"log_scale": True, "history": np.r_[np.zeros(10), np.full(20, 3e6)]},
+        {"log_scale": True, "forecast": np.full((96, 7), 5.0) + np.arange(-9, 10, 3)},
+        {"step_seconds": 3600},
+        {"step_seconds": 60, "origin_seconds": 0},
+        {"quantiles": (0.5,), "forecast": np.full((96, 1), 5.0)},
+        {"server": "a" * 90, "metric": "$m_{$ not mathematics"},
+    ],
+)
+def test_odd_panels_are_drawn_without_a_warning(tmp_path, changes):
+    fan_chart(tmp_path / "fan.png", [make_panel(**changes)], "run $7_{$")
+    assert pixels_of(only_file(tmp_path), (255, 255, 255)) < 7.5 * 3.7 * 120**2
+
+
+def test_fan_chart_refuses_what_does_not_fit(tmp_path):
+    path = tmp_path / "fan.png"
+    with pytest.raises(ValueError, match="at most 4 x 4"):
+        fan_chart(path, [make_panel(f"s{n}") for n in range(5)], "run")
+    with pytest.raises(ValueError, match="give each pair once"):
+        fan_chart(path, [make_panel(), make_panel()], "run")
+    with pytest.raises(ValueError, match="0 panels"):
+        fan_chart(path, [], "run")
+    with pytest.raises(ValueError, match=r"forecast is \(96, 3\), expected \[H, 7\]"):
+        make_panel(forecast=np.zeros((96, 3)))
+    with pytest.raises(ValueError, match="lack the median"):
+        make_panel(quantiles=(0.1, 0.9))
+    with pytest.raises(ValueError, match=r"actual is \(5,\)"):
+        make_panel(actual=np.zeros(5))
+    assert not path.exists()
+
+
+def test_a_failed_chart_leaves_the_old_one_and_no_temporary(tmp_path, monkeypatch):
+    path = tmp_path / "loss.png"
+    loss_curves(path, [1, 2], [0.5, 0.4], [0.6, 0.5], 2)
+    before = path.read_bytes()
+
+    def half_written(self, target, **options):
+        target.write_bytes(b"half a chart")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        loss_curves(path, [1, 2, 3], [0.5, 0.4, 0.3], [0.6, 0.5, 0.4], 3)
+    assert only_file(tmp_path).read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [1, 5, 200])
+def test_loss_curves(tmp_path, count):
+    epochs = list(range(1, count + 1))
+    train = [1.0 / epoch for epoch in epochs]
+    val = [1.1 / epoch + 0.001 * epoch for epoch in epochs]
+    val[: count // 2] = [float("nan")] * (count // 2)
+    loss_curves(tmp_path / "loss.png", epochs, train, val, count, "run $7")
+    path = only_file(tmp_path)
+    assert pixels_of(path, BLUE) > 15 and pixels_of(path, VERMILION) > 15
+
+
+def test_loss_curves_refuses_what_does_not_match(tmp_path):
+    with pytest.raises(ValueError, match="2 epochs, 1 train and 2 val"):
+        loss_curves(tmp_path / "loss.png", [1, 2], [0.5], [0.6, 0.5], None)
+    with pytest.raises(ValueError, match="best_epoch 3 is not among"):
+        loss_curves(tmp_path / "loss.png", [1, 2], [0.5, 0.4], [0.6, 0.5], 3)

@@ -1,0 +1,263 @@
+"""Scores agree with plainly written formulas and with the shared scorer, batch by batch or not."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from report.naive import yesterdays_values
+from report.scores import (
+    SCORED_QUANTILES,
+    Bucket,
+    Scores,
+    ScoreSums,
+    comparable,
+    coverage,
+    crossing_rate,
+    horizon_buckets,
+    interval_width,
+    mean_absolute_error,
+    pick_quantiles,
+    pinball,
+    rmae_seasonal,
+    rmse,
+    weighted_quantile_loss,
+)
+
+SCORER = Path(__file__).resolve().parents[1] / ".." / "shared" / "score" / "score.py"
+METRICS = ("cpu_percent", "memory_percent", "net_in_kbs")
+
+
+def load_scorer():
+    """Import the scorer by its path; it imports its neighbour, so its folder is on the path."""
+    if not SCORER.exists():
+        pytest.skip("the shared scorer is not beside this repository")
+    spec = importlib.util.spec_from_file_location("shared_score", SCORER)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCORER.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCORER.parent))
+    return module
+
+
+def make_windows(seed, windows=6, horizon=96, missing=0.0, quantiles=3):
+    """Return history, forecast with a few crossings, and actual, in float32."""
+    rng = np.random.default_rng(seed)
+    history = rng.gamma(2.0, 20.0, (windows, 288, 3)).astype(np.float32)
+    actual = rng.gamma(2.0, 20.0, (windows, horizon, 3)).astype(np.float32)
+    forecast = np.sort(rng.gamma(2.0, 20.0, (windows, horizon, 3, quantiles)), axis=-1)
+    forecast[0, :5] = forecast[0, :5, :, ::-1]
+    actual[rng.random(actual.shape) < missing] = np.nan
+    history[rng.random(history.shape) < missing] = np.nan
+    return history, forecast.astype(np.float32), actual
+
+
+def test_agrees_with_the_shared_scorer():
+    scorer = load_scorer()
+    history, forecast, actual = make_windows(1)
+    expected = scorer.score(forecast, history, actual, list(METRICS))
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    sums.add(forecast, actual, yesterdays_values(history, 96))
+    for row in sums.rows():
+        ours = [row.wql, row.mae, row.rmae_seasonal, row.coverage, row.crossing]
+        names = ["wQL", "MAE", "rMAE_seasonal", "cover80", "cross"]
+        # The scorer rounds to four decimals.
+        np.testing.assert_allclose(ours, expected.loc[row.metric, names], atol=6e-5)
+    assert expected.loc["mean", "cross"] > 0.0
+
+
+def test_scores_are_their_formulas_over_observed_elements():
+    history, forecast, actual = make_windows(2, missing=0.3)
+    yesterday = yesterdays_values(history, 96)
+    lower, median, upper = np.moveaxis(forecast, -1, 0)
+    wql = weighted_quantile_loss(forecast, actual, SCORED_QUANTILES)
+    for m in range(3):
+        loss = weight = season = paired = squared = error = inside = width = crossed = 0.0
+        count = 0
+        for place in np.argwhere(~np.isnan(actual[..., m])):
+            n, h = (int(i) for i in place)
+            y = float(actual[n, h, m])
+            values = [float(value) for value in forecast[n, h, m]]
+            for level, value in zip(SCORED_QUANTILES, values, strict=True):
+                loss += level * (y - value) if y >= value else (1.0 - level) * (value - y)
+            weight += abs(y)
+            error += abs(y - values[1])
+            squared += (y - values[1]) ** 2
+            inside += values[0] <= y <= values[2]
+            width += values[2] - values[0]
+            crossed += (values[1] < values[0]) + (values[2] < values[1])
+            count += 1
+            if not math.isnan(yesterday[n, h, m]):
+                season += abs(y - float(yesterday[n, h, m]))
+                paired += abs(y - values[1])
+        assert wql[m] == pytest.approx(2.0 * loss / 3.0 / weight)
+        assert mean_absolute_error(median, actual)[m] == pytest.approx(error / count)
+        assert rmse(median, actual)[m] == pytest.approx(math.sqrt(squared / count))
+        assert coverage(lower, upper, actual)[m] == pytest.approx(inside / count)
+        assert interval_width(lower, upper, actual)[m] == pytest.approx(width / count)
+        assert crossing_rate(forecast, actual)[m] == pytest.approx(crossed / count / 2)
+        assert rmae_seasonal(median, actual, yesterday)[m] == pytest.approx(paired / season)
+        assert crossed > 0 and 0 < inside < count < actual[..., m].size
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    cuts=st.lists(st.integers(0, 7), max_size=3),
+    missing=st.sampled_from([0.0, 0.4, 1.0]),
+)
+def test_streaming_equals_one_shot(seed, cuts, missing):
+    history, forecast, actual = make_windows(seed, windows=7, horizon=30, missing=missing)
+    yesterday = yesterdays_values(history, 30)
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 30)
+    for rows in np.split(np.arange(7), sorted(cuts)):
+        sums.add(forecast[rows], actual[rows], yesterday[rows])
+    assert sums.windows == 7
+    ranges = {None: slice(None), **{b: slice(b.start, b.stop) for b in sums.buckets}}
+    assert len(ranges) == 4
+    for bucket, part in ranges.items():
+        f, a, y = forecast[:, part], actual[:, part], yesterday[:, part]
+        lower, median, upper = np.moveaxis(f, -1, 0)
+        expected = {
+            "wql": weighted_quantile_loss(f, a, SCORED_QUANTILES),
+            "mae": mean_absolute_error(median, a),
+            "rmse": rmse(median, a),
+            "rmae_seasonal": rmae_seasonal(median, a, y),
+            "coverage": coverage(lower, upper, a),
+            "width": interval_width(lower, upper, a),
+            "crossing": crossing_rate(f, a),
+            "observed": (~np.isnan(a)).sum(axis=(0, 1)),
+        }
+        rows = sums.rows(bucket)
+        assert [row.metric for row in rows] == [*METRICS, "mean"]
+        for name, values in expected.items():
+            np.testing.assert_allclose([getattr(row, name) for row in rows[:3]], values, rtol=1e-9)
+        mean = np.mean(expected["wql"])  # all NaN or none
+        np.testing.assert_allclose(rows[3].wql, mean, rtol=1e-9)
+
+
+def test_a_perfect_forecast_scores_zero_and_covers_all():
+    history, _, actual = make_windows(3, missing=0.2)
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    perfect = np.repeat(np.nan_to_num(actual)[..., None], 3, axis=-1)
+    sums.add(perfect, actual, yesterdays_values(history, 96))
+    for row in sums.rows():
+        assert (row.wql, row.mae, row.rmse, row.rmae_seasonal, row.width, row.crossing) == (0,) * 6
+        assert row.coverage == 1.0
+
+
+@pytest.mark.parametrize("level", [0.02, 0.1, 0.5, 0.9])
+def test_the_true_quantile_has_the_least_pinball_loss(level):
+    sample = np.sort(np.random.default_rng(4).gamma(2.0, 20.0, 2001))
+    true = np.quantile(sample, level)
+    shifts = np.array([-10.0, -3.0, -1.0, 0.0, 1.0, 3.0, 10.0])
+    losses = [
+        pinball(np.full((2001, 1, 1, 1), true + shift), sample[:, None, None], [level]).mean()
+        for shift in shifts
+    ]
+    assert np.argmin(losses) == 3
+    assert np.all(np.diff(losses)[:3] < 0) and np.all(np.diff(losses)[3:] > 0)
+
+
+def test_unobserved_and_zero_metrics_have_no_score_and_stay_out_of_the_mean():
+    """Warnings are errors here, so dividing by zero would fail."""
+    _, forecast, actual = make_windows(5)
+    actual[..., 0] = np.nan
+    actual[..., 1] = 0.0
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    assert math.isnan(sums.rows()[-1].wql)  # nothing added yet
+    sums.add(forecast, actual)
+    unseen, zero, usual, mean = sums.rows()
+    assert unseen.observed == 0 and math.isnan(unseen.coverage) and math.isnan(unseen.crossing)
+    assert math.isnan(unseen.wql) and math.isnan(unseen.mae) and math.isnan(unseen.rmse)
+    assert math.isnan(zero.wql) and zero.mae > 0.0
+    assert mean.wql == usual.wql
+    assert mean.mae == pytest.approx((zero.mae + usual.mae) / 2)
+    assert math.isnan(usual.rmae_seasonal)  # yesterday was not given
+    wql = weighted_quantile_loss(forecast, actual, SCORED_QUANTILES)
+    np.testing.assert_array_equal(np.isnan(wql), [True, True, False])
+
+
+def test_a_missing_forecast_is_not_skipped_unless_left_out_for_all():
+    _, forecast, actual = make_windows(6)
+    gappy = forecast.copy()
+    gappy[0, 0, 1, 2] = np.nan
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    sums.add(gappy, actual)
+    assert [math.isnan(row.wql) for row in sums.rows()[:3]] == [False, True, False]
+    assert [math.isnan(row.coverage) for row in sums.rows()[:3]] == [False, True, False]
+    fair = comparable(actual, forecast, gappy)
+    assert np.isnan(fair).sum() == 1 and np.isnan(fair[0, 0, 1])
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    sums.add(gappy, fair)
+    assert sums.rows()[1].observed == 6 * 96 - 1
+    assert not math.isnan(sums.rows()[1].wql)
+
+
+def test_scored_levels_are_picked_from_more():
+    levels = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+    _, forecast, actual = make_windows(7, quantiles=7)
+    picked = pick_quantiles(forecast, levels)
+    np.testing.assert_array_equal(picked, forecast[..., [1, 3, 5]])
+    many, few = ScoreSums(METRICS, levels, 96), ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    many.add(forecast, actual)
+    few.add(picked, actual)
+    # The absent yesterday is NaN in both, so compare what JSON holds.
+    assert [r.to_dict() for r in many.rows()] == [r.to_dict() for r in few.rows()]
+    with pytest.raises(ValueError, match=r"quantile 0\.9 is not among"):
+        pick_quantiles(forecast[..., :3], (0.1, 0.25, 0.5))
+    with pytest.raises(ValueError, match="7 quantiles on its last axis, but 3"):
+        pick_quantiles(forecast, SCORED_QUANTILES)
+    with pytest.raises(ValueError, match="quantile 0.1 is not among"):
+        ScoreSums(METRICS, (0.5, 0.9), 96)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_wrong_shape_is_refused(which):
+    history, forecast, actual = make_windows(8)
+    arrays = [forecast, actual, yesterdays_values(history, 96)]
+    arrays[which] = arrays[which][:, :-1]
+    name = ("forecast", "actual", "yesterday")[which]
+    with pytest.raises(ValueError, match=rf"{name} is \(6, 95, 3\)"):
+        ScoreSums(METRICS, SCORED_QUANTILES, 96).add(*arrays)
+
+
+def test_horizon_buckets():
+    assert horizon_buckets(96, 300) == (
+        Bucket("up to 30 min", 0, 6),
+        Bucket("30 min to 2 h", 6, 24),
+        Bucket("2 h to 8 h", 24, 96),
+    )
+    assert horizon_buckets(24, 3600) == (
+        Bucket("up to 2 h", 0, 2),
+        Bucket("2 h to 8 h", 2, 8),
+        Bucket("8 h to 24 h", 8, 24),
+    )
+    assert horizon_buckets(18, 300) == (
+        Bucket("up to 30 min", 0, 6),
+        Bucket("30 min to 1 h 30 min", 6, 18),
+    )
+    assert horizon_buckets(3, 300) == (Bucket("up to 15 min", 0, 3),)
+
+
+@given(horizon=st.integers(1, 300), step=st.integers(1, 7200))
+def test_buckets_split_the_horizon_without_gap_or_overlap(horizon, step):
+    buckets = horizon_buckets(horizon, step)
+    steps = [step for bucket in buckets for step in range(bucket.start, bucket.stop)]
+    assert steps == list(range(horizon))
+    assert len({bucket.name for bucket in buckets}) == len(buckets)
+
+
+def test_a_row_survives_json():
+    row = Scores("cpu", math.nan, 1.0, 2.0, 0.5, 0.8, 3.0, 0.0, 17)
+    plain = row.to_dict()
+    assert plain["wql"] is None and plain["mae"] == 1.0
+    back = Scores.from_dict(plain)
+    assert math.isnan(back.wql) and back.to_dict() == plain
