@@ -1,0 +1,69 @@
+"""Statistics of windows with and without missing ticks."""
+
+import torch
+
+from tft.normalise import CLIP, WindowNormaliser, presence_channels
+
+
+def fitted() -> WindowNormaliser:
+    torch.manual_seed(0)
+    normaliser = WindowNormaliser(2, 1)
+    days = torch.stack([torch.randn(50, 24) * 3 + 40, torch.randn(50, 24).exp() * 1000], dim=-1)
+    normaliser.fit(days, torch.tensor([[1.0], [4.0], [torch.nan]]))
+    return normaliser
+
+
+def test_level_and_spread_are_of_the_seen_ticks() -> None:
+    past = torch.tensor([[1.0, 5.0], [torch.nan, 7.0], [3.0, torch.nan]]).unsqueeze(0) * 1000
+    level, spread = fitted().measure(past)
+    torch.testing.assert_close(level, torch.tensor([[2000.0, 6000.0]]))
+    torch.testing.assert_close(spread, torch.tensor([[1000.0, 1000.0]]))
+
+
+def test_round_trip() -> None:
+    normaliser = fitted()
+    values = torch.rand(4, 9, 2) * 100
+    scale = normaliser.measure(values)
+    back = normaliser.denormalise(normaliser.normalise(values, scale).unsqueeze(-1), scale)
+    torch.testing.assert_close(back.squeeze(-1), values)
+
+
+def test_a_window_that_never_moves_uses_the_floor_of_training() -> None:
+    normaliser = fitted()
+    scale = normaliser.measure(torch.full((1, 9, 2), 40.0))
+    assert torch.equal(scale.spread[0], normaliser.spread_floor)
+    assert (normaliser.spread_floor > 0).all()
+
+
+def test_a_metric_never_seen_in_the_window_uses_what_is_typical() -> None:
+    normaliser = fitted()
+    past = torch.full((1, 9, 2), torch.nan)
+    past[..., 0] = torch.arange(9.0)
+    level, spread = normaliser.measure(past)
+    assert level[0, 1] == normaliser.typical_level[1]
+    assert spread[0, 1] == normaliser.typical_spread[1]
+
+
+def test_training_that_saw_nothing_or_no_change_has_finite_statistics() -> None:
+    for days in (torch.full((3, 5, 2), torch.nan), torch.full((3, 5, 2), 7.0)):
+        normaliser = WindowNormaliser(2, 1)
+        normaliser.fit(days, torch.full((3, 1), torch.nan))
+        assert all(buffer.isfinite().all() for buffer in normaliser.buffers())
+        assert (normaliser.spread_floor > 0).all()
+
+
+def test_static_inputs_are_standardised() -> None:
+    normaliser = fitted()
+    days = torch.stack([torch.randn(500, 24) * 3 + 40, torch.randn(500, 24).exp() * 1000], dim=-1)
+    features = normaliser.scale_features(normaliser.measure(days))
+    assert features.mean((0, 1)).abs().max() < 0.3
+    assert (features.std((0, 1)) - 1).abs().max() < 0.3
+    assert torch.equal(
+        normaliser.static_features(torch.tensor([[torch.nan]])), torch.zeros(1, 1, 2)
+    )
+
+
+def test_presence_tells_missing_from_zero_and_clips() -> None:
+    channels = presence_channels(torch.tensor([0.0, torch.nan, 1e9, -torch.inf]))
+    expected = torch.tensor([[0.0, 1.0], [0.0, 0.0], [CLIP, 1.0], [-CLIP, 1.0]])
+    assert torch.equal(channels, expected)

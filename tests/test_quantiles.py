@@ -1,0 +1,69 @@
+"""Quantiles that cannot cross and a loss that is the paper's."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tft.quantiles import QuantileHead, quantile_loss
+from tft.schema import DEFAULT_QUANTILES
+
+LEVELS = torch.tensor(DEFAULT_QUANTILES, dtype=torch.float64)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.sampled_from([1e-3, 1.0, 1e3, 1e6]))
+def test_quantiles_ascend_for_any_weights_and_inputs(seed: int, size: float) -> None:
+    torch.manual_seed(seed)
+    head = QuantileHead(8, 3, DEFAULT_QUANTILES)
+    for parameter in head.parameters():
+        parameter.data = torch.randn_like(parameter) * size
+    out = head(torch.randn(16, 8) * size)
+    assert out.isfinite().all()
+    assert (out.diff(dim=-1) >= 0).all()
+
+
+def test_a_fresh_head_forecasts_a_standard_normal() -> None:
+    head = QuantileHead(8, 2, DEFAULT_QUANTILES)
+    expected = torch.special.ndtri(LEVELS).float().expand(2, -1)
+    torch.testing.assert_close(head(torch.zeros(8)), expected)
+
+
+def test_half_precision_inputs_give_float32_quantiles() -> None:
+    head = QuantileHead(8, 2, DEFAULT_QUANTILES).bfloat16()
+    assert head(torch.zeros(1, 8, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_gradients() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(QuantileHead(8, 2, DEFAULT_QUANTILES).double(), (x,))
+
+
+def test_loss_equals_equation_25() -> None:
+    torch.manual_seed(0)
+    forecast, target = torch.randn(4, 5, 7).double(), torch.randn(4, 5).double()
+    total = 0.0
+    for q, column in zip(DEFAULT_QUANTILES, forecast.unbind(-1), strict=True):
+        error = target - column
+        total += (q * error.clamp(min=0) + (1 - q) * (-error).clamp(min=0)).sum().item()
+    loss = quantile_loss(forecast, target, LEVELS)
+    assert loss.total.item() == pytest.approx(total / 7)
+    assert loss.observed.item() == 20
+    assert loss.mean().item() == pytest.approx(total / 140)
+
+
+def test_missing_targets_add_neither_loss_nor_gradient() -> None:
+    target = torch.tensor([1.0, torch.nan], dtype=torch.float64)
+    forecast = torch.zeros(2, 7, dtype=torch.float64, requires_grad=True)
+    loss = quantile_loss(forecast, target, LEVELS)
+    (gradient,) = torch.autograd.grad(loss.total, forecast)
+    assert loss.observed.item() == 1
+    assert gradient.isfinite().all()
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1].abs().sum() == 0
+
+
+def test_nothing_observed_is_a_loss_of_zero() -> None:
+    loss = quantile_loss(torch.zeros(2, 7), torch.full((2,), torch.nan), LEVELS.float())
+    assert loss.mean().item() == 0

@@ -1,0 +1,187 @@
+"""Schema, normaliser and network as one thing: raw units in, raw units out.
+
+B batch, T context, H horizon, M targets, Q quantiles.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tft.batch import WindowBatch
+from tft.model import TFT, TFTConfig, TFTInputs, TFTOutput
+from tft.normalise import WindowNormaliser, WindowScale, presence_channels
+from tft.quantiles import LossSum, quantile_loss
+from tft.schema import UNKNOWN_CODE, FeatureSchema
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a forecaster was trained on, so that nobody judges it on the same ticks."""
+
+    servers: tuple[str, ...] = ()
+    """Servers whose history was trained on."""
+    end_tick: int = 0
+    """First tick after every training window's last."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping, as JSON."""
+
+
+class Encoded(NamedTuple):
+    """What the network reads, and the scale that leads back to raw units."""
+
+    inputs: TFTInputs
+    scale: WindowScale
+
+
+def network_config(schema: FeatureSchema, **sizes: Any) -> TFTConfig:
+    """Derive the network's inputs and outputs from a schema; `sizes` are other TFTConfig fields."""
+    num_known, num_targets = len(schema.known), len(schema.targets)
+    num_lagged = num_targets if schema.seasonal_lag else 0
+    return TFTConfig(
+        num_past=len(schema.metrics) + num_known,
+        num_future=num_known + num_lagged,
+        num_targets=num_targets,
+        num_static_reals=num_targets + len(schema.static_reals),
+        static_cardinalities=(schema.server_buckets, len(schema.profiles) + 1),
+        quantiles=schema.quantiles,
+        **sizes,
+    )
+
+
+def past_names(schema: FeatureSchema) -> tuple[str, ...]:
+    """Name the network's past variables in their order."""
+    return (*schema.metric_names, *schema.known)
+
+
+def future_names(schema: FeatureSchema) -> tuple[str, ...]:
+    """Name the network's future variables in their order."""
+    lagged = schema.target_names if schema.seasonal_lag else ()
+    return (*schema.known, *(f"{name} a day before" for name in lagged))
+
+
+def static_names(schema: FeatureSchema) -> tuple[str, ...]:
+    """Name the network's static variables in their order."""
+    scales = (f"{name} level and spread" for name in schema.target_names)
+    return (*scales, *schema.static_reals, "server", "profile")
+
+
+class Forecaster(nn.Module):
+    """A network with everything needed to feed it raw windows and read its forecasts."""
+
+    quantiles: Tensor
+    bounds: Tensor
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        network: TFT,
+        normaliser: WindowNormaliser,
+        unknown_rate: float = 0.0,
+        facts: TrainingFacts | None = None,
+    ) -> None:
+        """Bind the parts together.
+
+        Args:
+            schema: roles and lengths; must fit the network.
+            network: built from `network_config(schema, ...)`.
+            normaliser: fitted on training rows.
+            unknown_rate: share of server and profile codes hidden in training, so that the
+                forecast of a server never seen rests on its history.
+            facts: what it was trained on.
+
+        Raises:
+            ValueError: the network was built for other inputs than the schema's.
+        """
+        super().__init__()
+        expected = network_config(schema)
+        for name in ("num_past", "num_future", "num_targets", "num_static_reals", "quantiles"):
+            if getattr(network.config, name) != getattr(expected, name):
+                raise ValueError(
+                    f"the network's {name} is {getattr(network.config, name)}, "
+                    f"the schema needs {getattr(expected, name)}"
+                )
+        self.schema, self.network, self.normaliser = schema, network, normaliser
+        self.unknown_rate = unknown_rate
+        self.facts = facts or TrainingFacts()
+        self.register_buffer("quantiles", torch.tensor(schema.quantiles), persistent=False)
+        inf = float("inf")
+        bounds = [
+            (-inf if m.lower is None else m.lower, inf if m.upper is None else m.upper)
+            for m in schema.targets
+        ]
+        self.register_buffer("bounds", torch.tensor(bounds).t(), persistent=False)  # [2, M]
+
+    def encode(self, batch: WindowBatch) -> Encoded:
+        """Turn raw windows into network inputs, in float32 whatever the autocast."""
+        schema, lag = self.schema, self.schema.seasonal_lag
+        M, H = len(schema.targets), schema.prediction_horizon
+        T = batch.past.shape[1]
+        with torch.autocast(batch.past.device.type, enabled=False):
+            raw = batch.past.masked_fill(~batch.past.isfinite(), torch.nan)
+            scale = self.normaliser.measure(raw)
+            past = presence_channels(self.normaliser.normalise(raw, scale))
+            known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
+            future = [known_future]
+            if lag is not None:
+                future.append(_a_day_before(past[:, :, :M], lag, H))
+            level = self.normaliser.scale_features(scale)[:, :M]
+            reals = self.normaliser.static_features(batch.static_reals)
+            inputs = TFTInputs(
+                past=torch.cat([past, known_past[:, -T:]], dim=2),
+                future=torch.cat(future, dim=2),
+                static_reals=torch.cat([level, reals], dim=1),
+                static_codes=self._hide_codes(batch.static_codes),
+                past_seen=past[..., 1].any(-1),
+                history_length=batch.history_length,
+            )
+        return Encoded(inputs, scale)
+
+    def quantile_loss(self, batch: WindowBatch) -> LossSum:
+        """Sum the quantile loss, in units of each window's spread, over observed targets."""
+        inputs, scale = self.encode(batch)
+        forecast = self.network(inputs).quantiles
+        target = self.normaliser.normalise(batch.future, scale)
+        return quantile_loss(forecast, target, self.quantiles)
+
+    @torch.no_grad()
+    def forecast(self, batch: WindowBatch) -> Tensor:
+        """Return quantiles [B, H, M, Q] in raw units, ascending in Q and within the bounds."""
+        return self.explain(batch).quantiles
+
+    @torch.no_grad()
+    def explain(self, batch: WindowBatch, return_weights: bool = False) -> TFTOutput:
+        """Like `forecast`, with attention and selection weights where asked for."""
+        inputs, scale = self.encode(batch)
+        output: TFTOutput = self.network(inputs, return_weights)
+        return output._replace(quantiles=self.to_raw(output.quantiles, scale))
+
+    def to_raw(self, forecast: Tensor, scale: WindowScale) -> Tensor:
+        """Map normalised quantiles to raw units; clamping to bounds keeps their order."""
+        raw = self.normaliser.denormalise(forecast, scale)
+        lower, upper = self.bounds[:, None, None, :, None]
+        return raw.clamp(lower, upper)
+
+    def _hide_codes(self, codes: Tensor) -> Tensor:
+        """In training, replace a share of the codes by the unknown code."""
+        if not self.training or self.unknown_rate == 0.0:
+            return codes
+        hidden = torch.rand(codes.shape, device=codes.device) < self.unknown_rate
+        return codes.masked_fill(hidden, UNKNOWN_CODE)
+
+
+def _a_day_before(past: Tensor, lag: int, horizon: int) -> Tensor:
+    """Return every horizon step's value `lag` ticks before it, [B, H, M, C], unseen where too old.
+
+    Args:
+        past: [B, T, M, C]; T may be shorter than `lag`.
+        lag: ticks, at least `horizon`.
+        horizon: steps.
+    """
+    B, T, M, C = past.shape
+    missing = max(lag - T, 0)
+    padded = torch.cat([past.new_zeros(B, missing, M, C), past], dim=1)
+    start = padded.shape[1] - lag
+    return padded[:, start : start + horizon]
