@@ -1,0 +1,121 @@
+"""Batches of windows, gathered on the device or by worker processes: the same either way."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.fleet import IntArray
+from data.sampling import WindowOrder
+from data.windows import WindowIndex, WindowStore
+from tft.batch import WindowBatch
+
+
+class TrainLoader:
+    """Shuffled batches of an epoch; which windows, is the order's business alone."""
+
+    def __init__(
+        self,
+        store: WindowStore,
+        index: WindowIndex,
+        order: WindowOrder,
+        batch_size: int,
+        num_workers: int = 0,
+    ) -> None:
+        """Bind windows to an order.
+
+        Args:
+            store: series; with workers it must lie on the CPU, and batches come in pinned memory
+                where there is a GPU.
+            index: windows that `order` numbers.
+            order: which windows, epoch by epoch.
+            batch_size: windows in a batch; an epoch's last batch may be smaller.
+            num_workers: processes that gather; 0 gathers here, on the store's device.
+        """
+        self.store, self.index, self.order, self.batch_size = store, index, order, batch_size
+        self._workers = _worker_loader(store, index, num_workers) if num_workers else None
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.order.per_epoch // self.batch_size)
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows in an epoch."""
+        return self.order.per_epoch
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
+        """Yield the batches of an epoch, numbered from 0, from `first_batch` on."""
+        starts = range(first_batch * self.batch_size, self.order.per_epoch, self.batch_size)
+        chosen = (self.order.windows(epoch, s, s + self.batch_size) for s in starts)
+        return _batches(self.store, self.index, chosen, self._workers)
+
+
+class EvalLoader:
+    """Fixed windows in a fixed order."""
+
+    def __init__(
+        self, store: WindowStore, index: WindowIndex, windows: IntArray, batch_size: int
+    ) -> None:
+        """Take window numbers [n] of `index`, in order."""
+        self.store, self.index, self.windows = store, index, windows
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Batches."""
+        return -(-len(self.windows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        """Yield the batches."""
+        starts = range(0, len(self.windows), self.batch_size)
+        chosen = (self.windows[s : s + self.batch_size] for s in starts)
+        return _batches(self.store, self.index, chosen, None)
+
+
+class _WindowDataset(Dataset[WindowBatch]):
+    """Indexed by a whole batch of window numbers: gathering is vectorised, not per sample."""
+
+    def __init__(self, store: WindowStore, index: WindowIndex) -> None:
+        self.store, self.index = store, index
+
+    def __getitem__(self, windows: IntArray) -> WindowBatch:
+        return self.store.gather(*self.index.lookup(windows))
+
+
+class _Announced(Sampler[IntArray]):
+    """Hands the batches of the epoch at hand to workers that outlive it."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[IntArray] = iter(())
+
+    def __iter__(self) -> Iterator[IntArray]:
+        return self.batches
+
+
+def _worker_loader(
+    store: WindowStore, index: WindowIndex, num_workers: int
+) -> DataLoader[WindowBatch]:
+    if store.device.type != "cpu":
+        raise ValueError(f"workers gather on the CPU, the store is on {store.device}")
+    return DataLoader(
+        _WindowDataset(store, index),
+        batch_size=None,  # a sample of the dataset is a batch already
+        sampler=_Announced(),
+        num_workers=num_workers,
+        persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),  # workers' seeds; gathering draws nothing
+    )
+
+
+def _batches(
+    store: WindowStore,
+    index: WindowIndex,
+    chosen: Iterator[IntArray],
+    workers: DataLoader[WindowBatch] | None,
+) -> Iterator[WindowBatch]:
+    if workers is None:
+        return (store.gather(*index.lookup(windows)) for windows in chosen)
+    assert isinstance(workers.sampler, _Announced)
+    workers.sampler.batches = chosen
+    return iter(workers)

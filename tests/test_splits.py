@@ -1,0 +1,81 @@
+"""No tick that validation forecasts is seen in training."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.splits import split_by_time, spread_evenly, training_days
+from tests.builders import SCHEMA, small_fleet
+
+T, H, MIN = SCHEMA.context_length, SCHEMA.prediction_horizon, SCHEMA.min_context_length
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 120), min_size=1, max_size=4),
+    share=st.floats(0.05, 0.6),
+)
+def test_no_target_tick_of_validation_is_seen_in_training(lengths: list[int], share: float) -> None:
+    fleet = small_fleet((*lengths, 90))
+    split = split_by_time(fleet, SCHEMA, share)
+    _, trained = split.train.lookup(np.arange(len(split.train)))
+    _, validated = split.validation.lookup(np.arange(len(split.validation)))
+    assert (trained + H).max() <= split.cutoff <= validated.min()
+
+
+def test_the_share_is_of_the_time_span() -> None:
+    fleet = small_fleet((200,))
+    assert split_by_time(fleet, SCHEMA, 0.25).cutoff == fleet.first_tick[0] + 150
+
+
+def test_a_short_table_keeps_one_horizon_to_validate() -> None:
+    fleet = small_fleet((MIN + 2 * H,))
+    split = split_by_time(fleet, SCHEMA, 0.01)
+    assert len(split.train) == len(split.validation) == 1
+
+
+def test_too_short_a_table_says_how_much_is_needed() -> None:
+    with pytest.raises(ValueError, match=f"= {MIN + 2 * H} ticks are needed"):
+        split_by_time(small_fleet((MIN + 2 * H - 1,)), SCHEMA, 0.2)
+
+
+def test_statistics_never_see_validation() -> None:
+    fleet = small_fleet((60, 80, 50))
+    cutoff = int(fleet.first_tick.min()) + 45
+    before = training_days(fleet, cutoff, ticks=10)
+    for server in range(3):
+        fleet.series(server)[max(cutoff - int(fleet.first_tick[server]), 0) :] = 1e9
+    after = training_days(fleet, cutoff, ticks=10)
+    assert torch.equal(before.nan_to_num(-1), after.nan_to_num(-1))
+    assert before.nan_to_num(0).max() < 1e9
+
+
+def test_statistics_see_every_training_row_once() -> None:
+    fleet = small_fleet((60, 80, 50))
+    cutoff = int(fleet.first_tick.min()) + 45
+    days = training_days(fleet, cutoff, ticks=10)
+    seen = np.sort(days[~days.isnan().any(-1)].flatten().numpy())
+    rows = [fleet.series(s)[: cutoff - int(fleet.first_tick[s])] for s in range(3)]
+    np.testing.assert_array_equal(seen, np.sort(np.concatenate(rows).ravel()))
+
+
+def test_statistics_of_a_huge_fleet_look_at_a_part() -> None:
+    days = training_days(small_fleet((60, 80, 50)), 10**6, ticks=10, most=7)
+    assert days.shape == (7, 10, 3)
+
+
+def test_a_server_that_appears_after_the_cutoff_is_left_out_of_statistics() -> None:
+    fleet = small_fleet((60, 80))
+    late = replace(fleet, first_tick=np.array([1000, 5000]))
+    days = training_days(late, 1060, ticks=10)
+    assert len(days) == 6
+
+
+def test_spread_evenly() -> None:
+    assert spread_evenly(10, None).tolist() == spread_evenly(10, 99).tolist() == list(range(10))
+    assert spread_evenly(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert len(set(spread_evenly(1001, 1000).tolist())) == 1000
