@@ -168,6 +168,43 @@ def loss_curves(
     _save(figure, Path(path))
 
 
+def lr_curve(
+    path: Path | str,
+    learning_rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float,
+) -> None:
+    """Draw a learning-rate range test.
+
+    Args:
+        path: PNG file to write.
+        learning_rates: of each step, ascending.
+        losses: of each step.
+        smoothed: the running mean of the losses.
+        suggestion: one of `learning_rates`.
+    """
+    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(learning_rates, losses, color=GREY, linewidth=0.8, alpha=0.6, label="loss of a step")
+    axes.plot(learning_rates, smoothed, color=BLUE, linewidth=2.0, label="smoothed")
+    at = smoothed[list(learning_rates).index(suggestion)]
+    axes.axvline(suggestion, color=VERMILION, linewidth=1.0, linestyle="--", zorder=0)
+    axes.plot(
+        [suggestion], [at], linestyle="none", marker="o", markersize=9, color=VERMILION,
+        label=f"suggestion: {suggestion:.2g}",
+    )  # fmt: skip
+    low, high = min(smoothed), smoothed[0]
+    axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.5 * (high - low) + 1e-6)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.legend(frameon=False)
+    _tidy(axes)
+    figure.suptitle("Learning-rate range test", fontsize=13, fontweight="bold")
+    _save(figure, Path(path))
+
+
 def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
     """Draw one panel; return its legend entries, label to artist."""
     step, horizon = panel.step_seconds, len(panel.forecast)

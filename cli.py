@@ -1,0 +1,425 @@
+"""Train, evaluate and use forecasters of server metrics from the command line."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from data.roles import TableSpec
+    from data.table import ReadResult
+    from tft.forecaster import Forecaster
+    from train.config import TrainConfig
+
+# Heavy imports are inside the commands that need them, so that --help is instant.
+
+BUILT_IN = Path("training")
+PROFILES = {
+    "ml_compute": 3,
+    "database": 4,
+    "web_api": 5,
+    "conductor_mgmt": 2,
+    "data_ingest": 3,
+    "risk_analytics": 2,
+    "generic": 1,
+}
+RUN = click.argument("run", type=click.Path(path_type=Path))
+DATA = click.option("--data", type=click.Path(path_type=Path), help="Table or folder of tables.")
+
+
+class OneLineErrors(click.Group):
+    """Tells a person what is wrong in one line: exit 2 for bad input, 1 for a failed run."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, FloatingPointError) as error:
+            message = " ".join(str(error).split())
+            click.echo(f"Error: {message}", err=True)
+            sys.exit(1 if isinstance(error, FloatingPointError) else 2)
+
+
+@click.group(cls=OneLineErrors, context_settings={"max_content_width": 100})
+def cli() -> None:
+    """Forecast server metrics 8 hours ahead, as quantiles."""
+
+
+def profile_counts(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --num-PROFILE options, spelled with dashes or underscores."""
+    for name, default in reversed(PROFILES.items()):
+        command = click.option(
+            f"--num-{name.replace('_', '-')}",
+            f"--num_{name}",
+            f"num_{name}",
+            type=click.IntRange(0),
+            default=default,
+            show_default=True,
+            help=f"Servers of profile {name}.",
+        )(command)
+    return command
+
+
+@cli.command()
+@click.option("--hours", type=click.IntRange(1), default=720, show_default=True)
+@click.option(
+    "--out-dir", type=click.Path(path_type=Path), default=BUILT_IN, show_default=True,
+    help="Folder for the table and generation.json.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=42, show_default=True)
+@click.option(
+    "--format", "file_format", type=click.Choice(["parquet", "csv"]), default="parquet",
+    show_default=True,
+)  # fmt: skip
+@profile_counts
+def generate(
+    hours: int, out_dir: Path, seed: int, file_format: Literal["parquet", "csv"], **counts: Any
+) -> None:
+    """Write a synthetic fleet to try things on."""
+    from data.synthetic import FleetSpec, write_fleet
+
+    with ProgressLine("generating") as progress:
+        path = write_fleet(
+            FleetSpec(hours=hours, seed=seed, **counts), out_dir, file_format, progress
+        )
+    facts = json.loads((out_dir / "generation.json").read_text())
+    say(
+        f"{facts['rows']:,} rows of {facts['servers']} servers, "
+        f"{sum(facts['ticks_missing'].values()):,} ticks missing"
+    )
+    click.echo(path)
+
+
+def table_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what a table's columns mean."""
+    options = [
+        click.option("--timestamp-column", "timestamp", help="Column of times."),
+        click.option("--server-column", "server_name", help="Column of server names."),
+        click.option("--profile-column", "profile", help="Column of server profiles."),
+        click.option("--observed", help="Columns seen in the past only, a,b,c."),
+        click.option("--static", help="Columns of one number per server, a,b,c."),
+        click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
+        click.option("--timezone", help="Zone of times that name none.  [default: UTC]"),
+        click.option("--strict", is_flag=True, default=None, help="A rejected row is an error."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that training and the LR range test share."""
+    options: list[Callable[..., Any]] = [
+        DATA,
+        click.option("--config", type=click.Path(path_type=Path), help="TOML file of keys."),
+        click.option("--epochs", type=int, help="Most epochs.  [default: 20]"),
+        click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
+        click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
+        click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
+        click.option("--max-minutes", type=float, help="Stop in time for this."),
+        click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
+        click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
+        table_options,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@train_options
+@click.option("--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]")
+def train(data: Path | None, run_dir: Path | None, **options: Any) -> None:
+    """Train a forecaster; the last line printed is its run directory."""
+    from train import TFTTrainer
+
+    config, spec = configure(options)
+    trainer = TFTTrainer(config, spec, say)
+    click.echo(trainer.train(data or built_in_fleet(), run_dir))
+
+
+@cli.command("lr-find")
+@train_options
+@click.option(
+    "--out-dir", type=click.Path(path_type=Path), default="lr-find", show_default=True,
+    help="Folder for lr_find.png and lr_find.csv.",
+)  # fmt: skip
+def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
+    """Sweep the learning rate and suggest one; the last line printed is the suggestion."""
+    from report.plots import lr_curve
+    from train import TFTTrainer
+
+    config, spec = configure(options)
+    result = TFTTrainer(config, spec, say).find_lr(data or built_in_fleet())
+    out_dir.mkdir(parents=True, exist_ok=True)
+    result.write_csv(out_dir / "lr_find.csv")
+    lr_curve(
+        out_dir / "lr_find.png",
+        result.learning_rates,
+        result.losses,
+        result.smoothed,
+        result.suggestion,
+    )
+    say(f"wrote {out_dir / 'lr_find.png'} and {out_dir / 'lr_find.csv'}; suggested learning rate:")
+    click.echo(f"{result.suggestion:.3g}")
+
+
+@cli.command()
+@RUN
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Table of history.")
+@click.option(
+    "--origins", "origins_file", type=click.Path(path_type=Path),
+    help="CSV of server_name, origin (first tick to forecast).  [default: each server's latest]",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help=".parquet or .csv to write."
+)
+@click.option("--quantiles", default="0.1,0.5,0.9", show_default=True, help="Levels to write.")
+@click.option("--device", default="auto", show_default=True)
+@table_options
+def forecast(
+    run: Path,
+    data: Path,
+    origins_file: Path | None,
+    out: Path,
+    quantiles: str,
+    device: str,
+    **options: Any,
+) -> None:
+    """Forecast a table with the forecaster of a run directory RUN."""
+    from data.forecasts import (
+        check_output,
+        cold_starts,
+        latest_origins,
+        read_origins,
+        write_forecasts,
+    )
+
+    levels = [number("--quantiles", level) for level in quantiles.split(",")]
+    check_output(out)
+    forecaster = load(run, device)
+    fleet = read(run, data, forecaster, options).fleet
+    schema = forecaster.schema
+    if origins_file is None:
+        origins = latest_origins(fleet, schema)
+    else:
+        origins = read_origins(origins_file, fleet, schema)
+    for name in cold_starts(fleet, origins, schema):
+        say(f"{name}: cold start, under {schema.min_context_length} ticks of history")
+    with ProgressLine("forecasting") as progress:
+        rows = write_forecasts(forecaster, fleet, origins, out, levels, progress)
+    say(f"{rows:,} rows: {len(origins.server):,} windows of {len(schema.targets)} metrics")
+    click.echo(out)
+
+
+@cli.command()
+@RUN
+@DATA
+@click.option(
+    "--out-dir", type=click.Path(path_type=Path),
+    help="Folder for the report.  [default: RUN/evaluation]",
+)  # fmt: skip
+@click.option(
+    "--windows", type=click.IntRange(1), default=2048, show_default=True,
+    help="Most windows, evenly spaced.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True)
+@table_options
+def evaluate(
+    run: Path, data: Path | None, out_dir: Path | None, windows: int, device: str, **options: Any
+) -> None:
+    """Score the forecaster of RUN beside naive forecasts, on windows it was not trained on."""
+    from report.evaluate import draw_examples
+    from report.evaluate import evaluate as score
+    from report.text import evaluation_markdown, evaluation_text
+    from tft.bundle import write_atomically
+    from train.run_dir import read_config
+
+    forecaster = load(run, device)
+    path = data or Path(read_config(run)["data"]["path"])
+    fleet = read(run, path, forecaster, options).fleet
+    with ProgressLine("evaluating") as progress:
+        report = score(forecaster, fleet, run.resolve().name, path.name, windows, progress)
+    folder = out_dir or run / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = report.to_dict()
+    write_atomically(folder / "evaluation.json", (json.dumps(plain, indent=1) + "\n").encode())
+    write_atomically(folder / "report.md", evaluation_markdown(plain).encode())
+    draw_examples(forecaster, fleet, folder / "forecasts.png", f"Forecasts of {run.name}")
+    click.echo(evaluation_text(plain))
+    for name in ("evaluation.json", "report.md", "forecasts.png"):
+        click.echo(folder / name)
+
+
+def configure(options: Mapping[str, Any]) -> tuple["TrainConfig", "TableSpec"]:
+    """Merge a configuration file, flags and --set pairs, later ones winning."""
+    from train.config import TrainConfig
+
+    keys: dict[str, Any] = {}
+    if options["config"] is not None:
+        keys.update(read_toml(options["config"]))
+        keys.pop("data", None)
+    for key in ("epochs", "precision", "batch_size", "max_minutes", "device"):
+        if options[key] is not None:
+            keys[key] = options[key]
+    if options["target_metrics"] is not None:
+        keys["target_metrics"] = names(options["target_metrics"])
+    for pair in options["settings"]:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r}: expected key=value", param_hint="--set")
+        keys[key.strip()] = toml_value(value.strip())
+    if isinstance(keys.get("target_metrics"), str):
+        keys["target_metrics"] = names(keys["target_metrics"])
+    return TrainConfig.from_dict(keys), table_spec(options, options["config"])
+
+
+def table_spec(options: Mapping[str, Any], config: Path | None) -> "TableSpec":
+    """Return what a table's columns mean, from a configuration file's [data] and from flags."""
+    from dataclasses import replace
+
+    from data.roles import TableSpec, table_spec_from_toml
+
+    if config is not None and "data" in read_toml(config):
+        spec = table_spec_from_toml(config)
+    else:
+        spec = TableSpec()
+    return replace(spec, **spec_changes(options))
+
+
+def spec_changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the TableSpec fields that flags set."""
+    changes: dict[str, Any] = {
+        key: options[key]
+        for key in ("timestamp", "server_name", "profile", "timezone", "strict")
+        if options[key] is not None
+    }
+    for key in ("observed", "static"):
+        if options[key] is not None:
+            changes[key] = names(options[key])
+    if options["bounds"]:
+        changes["bounds"] = dict(bound(pair) for pair in options["bounds"])
+    return changes
+
+
+def bound(pair: str) -> tuple[str, tuple[float | None, float | None]]:
+    """Read name=low:high."""
+    name, _, limits = pair.partition("=")
+    low, colon, high = limits.partition(":")
+    if not name or not colon:
+        raise click.BadParameter(f"{pair!r}: expected name=low:high", param_hint="--bounds")
+    low_value = number("--bounds", low) if low else None
+    high_value = number("--bounds", high) if high else None
+    return name, (low_value, high_value)
+
+
+def number(option: str, text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number", param_hint=option) from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split a,b,c."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a configuration file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="--config") from error
+
+
+def toml_value(text: str) -> Any:
+    """Read a value as TOML would, anything else as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def built_in_fleet() -> Path:
+    """Return the folder of the built-in fleet, generated first where it is missing."""
+    if not BUILT_IN.exists():
+        from data.synthetic import FleetSpec, write_fleet
+
+        say(f"no --data and no {BUILT_IN}/: generating the built-in fleet")
+        with ProgressLine("generating") as progress:
+            write_fleet(
+                FleetSpec(**{f"num_{k}": n for k, n in PROFILES.items()}),
+                BUILT_IN,
+                progress=progress,
+            )
+    return BUILT_IN
+
+
+def load(run: Path, device: str) -> "Forecaster":
+    """Load the forecaster of a run directory, or a bundle itself."""
+    from tft.bundle import MANIFEST, load_forecaster
+    from train.run_dir import MODEL_DIR
+    from train.trainer import choose_device
+
+    folder = run if (run / MANIFEST).exists() else run / MODEL_DIR
+    return load_forecaster(folder, str(choose_device(device)))
+
+
+def read(
+    run: Path, data: Path, forecaster: "Forecaster", options: Mapping[str, Any]
+) -> "ReadResult":
+    """Read a table as the run's was read, with the forecaster's own roles and bounds."""
+    from dataclasses import replace
+
+    from data.roles import TableSpec
+    from data.table import read_fleet
+    from train.run_dir import CONFIG, read_config
+
+    saved = read_config(run)["data"]["spec"] if (run / CONFIG).exists() else {}
+    kept = ("timestamp", "server_name", "profile", "timezone")
+    spec = TableSpec(**{key: saved[key] for key in kept if key in saved})
+    spec = replace(spec, **spec_changes(options))
+    with ProgressLine(f"reading {data}") as progress:
+        result = read_fleet(data, spec, forecaster.schema, progress)
+    for line in result.summary.lines():
+        say(f"  {line}")
+    return result
+
+
+class ProgressLine:
+    """A bar on a terminal; elsewhere one line when it begins."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> Callable[[float], None]:
+        """Begin; returns what to call with the fraction done."""
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty()
+        if not terminal:
+            say(self.what)
+        self.bar = tqdm(
+            total=1.0, desc=self.what, disable=not terminal, leave=False,
+            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
+        )  # fmt: skip
+        return lambda fraction: (self.bar.update(fraction - self.bar.n), None)[1]
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+
+def say(line: str) -> None:
+    """Tell a person something; standard output is for results."""
+    click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    cli()

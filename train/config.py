@@ -1,0 +1,205 @@
+"""Everything that changes a training's result, validated, saved with the run."""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from tft.schema import DEFAULT_QUANTILES
+
+PRECISION_ALIASES = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Keys of `--config` files and of `--set key=value`."""
+
+    # What is forecast, from what.
+    target_metrics: tuple[str, ...] = (
+        "cpu_percent",
+        "memory_percent",
+        "disk_percent",
+        "load_average",
+    )
+    """Columns to forecast."""
+    multi_target: bool = True
+    """One model for all targets; false forecasts the first and only observes the others."""
+    context_length: int = 288
+    """Ticks of history the network sees."""
+    min_context_length: int = 72
+    """Fewest ticks of history in a training window."""
+    prediction_horizon: int = 96
+    """Ticks forecast."""
+    quantiles: tuple[float, ...] = DEFAULT_QUANTILES
+    """Levels forecast."""
+    validation_split: float = 0.2
+    """Share of the time span, at its end, that validates."""
+    validation_windows: int | None = 2048
+    """Windows validated per epoch, evenly spaced; none: every one."""
+    windows_per_epoch: int | None = 8192
+    """Windows trained per epoch; none: every one. Neighbouring windows differ by one tick."""
+    num_workers: int = 0
+    """Processes that gather batches; 0 gathers them on the device itself."""
+
+    # The network.
+    hidden_size: int = 32
+    """Width of its layers."""
+    embedding_size: int = 8
+    """Width of a variable's embedding."""
+    attention_heads: int = 8
+    """Heads of the attention."""
+    dropout: float = 0.15
+    """Share of activations dropped."""
+    unknown_rate: float = 0.1
+    """Share of server and profile codes hidden, so that new servers are forecast well."""
+
+    # The optimisation.
+    epochs: int = 20
+    """Most epochs."""
+    max_minutes: float | None = None
+    """Most minutes, reading the data included; none: no limit."""
+    batch_size: int = 32
+    """Windows in a batch."""
+    accumulate_grad_batches: int = 1
+    """Batches in an optimizer step; equals one batch as large as all of them."""
+    learning_rate: float = 0.01
+    """AdamW's, at the start."""
+    auto_lr_find: bool = False
+    """Replace learning_rate by an LR range test's suggestion."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    gradient_clip_val: float = 0.1
+    """Largest norm of a step's gradient."""
+    plateau_patience: int = 4
+    """Epochs without a better validation loss before the learning rate is halved."""
+    early_stopping_patience: int = 8
+    """Epochs without a better validation loss before training stops."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network; weights and normalisation stay in fp32."""
+    random_seed: int = 42
+    """Seed of weights, dropout and the order of windows."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+
+    # What is recorded.
+    checkpoints_dir: str = "checkpoints"
+    """Folder in the run directory for the last epoch's forecaster."""
+    logs_dir: str = "logs"
+    """Folder in the run directory for TensorBoard."""
+    log_every_n_steps: int = 50
+    """Steps between TensorBoard points."""
+    lr_monitor_interval: Literal["step", "epoch"] = "epoch"
+    """How often TensorBoard gets the learning rate."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be trained, by name."""
+        object.__setattr__(self, "precision", PRECISION_ALIASES.get(self.precision, self.precision))
+        hints = typing.get_type_hints(TrainConfig)
+        for field in fields(self):
+            value = _coerce(getattr(self, field.name), hints[field.name])
+            if value is _MISFIT:
+                raise ValueError(
+                    f"{field.name} = {getattr(self, field.name)!r}: expected "
+                    f"{_describe(hints[field.name])}"
+                )
+            object.__setattr__(self, field.name, value)
+        if not self.target_metrics:
+            raise ValueError("target_metrics is empty: name at least one column to forecast")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} = {value}: expected {low} to {high}")
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(
+                f"hidden_size = {self.hidden_size}: expected a multiple of attention_heads, "
+                f"{self.attention_heads}"
+            )
+        if self.min_context_length > self.context_length:
+            raise ValueError(
+                f"min_context_length = {self.min_context_length}: expected at most "
+                f"context_length, {self.context_length}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TrainConfig":
+        """Build a configuration; keys left out take their defaults.
+
+        Raises:
+            ValueError: an unknown key (the nearest known one is named) or a bad value.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in plain:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise ValueError(f"unknown configuration key {key!r}: {hint}")
+        return cls(**plain)
+
+
+_HUGE = 10**9
+_RANGES: dict[str, tuple[float, float]] = {
+    "context_length": (1, 100_000),
+    "min_context_length": (1, 100_000),
+    "prediction_horizon": (1, 100_000),
+    "validation_split": (0.01, 0.9),
+    "validation_windows": (1, _HUGE),
+    "windows_per_epoch": (1, _HUGE),
+    "num_workers": (0, 256),
+    "hidden_size": (1, 4096),
+    "embedding_size": (1, 4096),
+    "attention_heads": (1, 4096),
+    "dropout": (0.0, 0.9),
+    "unknown_rate": (0.0, 1.0),
+    "epochs": (1, _HUGE),
+    "max_minutes": (0.01, _HUGE),
+    "batch_size": (1, 1_000_000),
+    "accumulate_grad_batches": (1, 1_000_000),
+    "learning_rate": (1e-8, 10.0),
+    "weight_decay": (0.0, 10.0),
+    "gradient_clip_val": (1e-6, 1e6),
+    "plateau_patience": (1, _HUGE),
+    "early_stopping_patience": (1, _HUGE),
+    "random_seed": (0, 2**63 - 1),
+    "log_every_n_steps": (1, _HUGE),
+}
+_MISFIT = object()
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Return the value in the hinted type, or _MISFIT; an int is a float too, a list a tuple."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value if value in arguments else _MISFIT
+    if origin is types.UnionType:
+        if value is None or value == "none":
+            return None
+        return _coerce(value, arguments[0])
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return _MISFIT
+        items = tuple(_coerce(item, arguments[0]) for item in value)
+        return _MISFIT if _MISFIT in items else items
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and hint is not bool:
+        return _MISFIT
+    return value if isinstance(value, hint) else _MISFIT
+
+
+def _describe(hint: Any) -> str:
+    """Say in words what a key takes."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(arguments)
+    if origin is types.UnionType:
+        return f"{_describe(arguments[0])} or none"
+    if origin is tuple:
+        return f"a list, each {_describe(arguments[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words[hint]

@@ -1,0 +1,77 @@
+"""What a person sees while a model trains: one line an epoch, on stderr."""
+
+import math
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from train.run_dir import EpochRecord
+
+PLAIN_SECONDS = 20.0  # between lines where stderr is not a terminal
+
+
+class Progress:
+    """A bar per epoch on a terminal, plain lines elsewhere."""
+
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, windows_per_epoch: int, deadline: float = math.inf
+    ) -> None:
+        self.epochs, self.steps, self.deadline = epochs, steps_per_epoch, deadline
+        self.started = self.last_line = time.monotonic()
+        self.best: float | None = None
+        self.bar: Any = None
+        self.epoch = 1
+        self.say(f"{epochs} epochs of {windows_per_epoch:,} windows, {steps_per_epoch:,} steps")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Open the epoch's line."""
+        self.epoch = epoch
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.steps, desc=f"epoch {epoch}/{self.epochs}", leave=False)
+
+    def step(self, step: int) -> None:
+        """Show that a step is done."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(self._postfix(step), refresh=False)
+            self.bar.update()
+        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
+            self.say(
+                f"epoch {self.epoch}/{self.epochs}: step {step}/{self.steps}, {self._postfix(step)}"
+            )
+
+    def end_epoch(self, record: EpochRecord, improved: bool) -> None:
+        """Replace the epoch's line by its result."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        self.best = record.best_val_loss
+        self.say(
+            f"epoch {record.epoch}/{self.epochs}: train loss {record.train_loss:.4f}, "
+            f"validation {record.val_loss:.4f}{' (best)' if improved else ''}, "
+            f"learning rate {record.learning_rate:.2g}, "
+            f"{record.windows_per_second:.0f} windows/s, {self._postfix(self.steps)}"
+        )
+
+    def say(self, line: str) -> None:
+        """Print a line above any bar."""
+        self.last_line = time.monotonic()
+        print(line, file=sys.stderr, flush=True)
+
+    def _postfix(self, step: int) -> str:
+        done = (self.epoch - 1 + step / self.steps) / self.epochs
+        elapsed = time.monotonic() - self.started
+        remaining = max(min(elapsed / done - elapsed, self.deadline - time.monotonic()), 0.0)
+        best = "" if self.best is None else f"best {self.best:.4f}, "
+        return (
+            f"{elapsed / (elapsed + remaining):.0%} of all, {best}elapsed {clock(elapsed)}, "
+            f"at most {clock(remaining)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as h:mm:ss or m:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

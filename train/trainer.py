@@ -1,0 +1,251 @@
+"""From a table to a trained run directory: the one module of `train` that reads data."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.fleet import Fleet
+from data.loaders import EvalLoader, TrainLoader
+from data.roles import TableSpec
+from data.sampling import WindowOrder
+from data.splits import Split, split_by_time, spread_evenly, training_days
+from data.table import ReadResult, read_fleet
+from data.windows import WindowStore
+from tft.forecaster import Forecaster, TrainingFacts, network_config
+from tft.model import TFT
+from tft.normalise import WindowNormaliser
+from tft.schema import FeatureSchema
+from train.config import TrainConfig
+from train.loop import FitResult, fit
+from train.lr_find import RangeTest, lr_range_test
+from train.run_dir import CONFIG, DATA, INFO, RunDirectory, check_free, resident_memory_mb
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything `fit` needs, made from a table."""
+
+    forecaster: Forecaster
+    train_loader: TrainLoader
+    validation_loader: EvalLoader
+    read: ReadResult
+    split: Split
+
+
+class TFTTrainer:
+    """Reads a table, trains a forecaster on it, and leaves a run directory."""
+
+    def __init__(
+        self,
+        config: TrainConfig | None = None,
+        spec: TableSpec | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Set up.
+
+        Args:
+            config: how to train; its target_metrics win over the spec's targets.
+            spec: how to read the table.
+            say: told, line by line, what is going on; None: stderr.
+        """
+        self.config = config or TrainConfig()
+        self.spec = replace(spec or TableSpec(), targets=self.config.target_metrics)
+        self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+
+    def train(
+        self, data: str | Path, run_dir: str | Path | None = None, find_lr: bool = False
+    ) -> Path:
+        """Train on a table.
+
+        Args:
+            data: CSV or Parquet file, or a folder of them.
+            run_dir: a new or empty directory; None: one under ./runs, named by the time.
+            find_lr: start from an LR range test's suggestion, like `auto_lr_find`.
+
+        Returns:
+            The run directory.
+
+        Raises:
+            ValueError: the table or the configuration cannot be used; nothing was written.
+            FloatingPointError: training did not stay finite.
+        """
+        started = time.monotonic()
+        began = datetime.now(UTC)
+        path = Path(run_dir) if run_dir else Path("runs") / began.strftime("%Y%m%d-%H%M%S")
+        check_free(path)
+        config = self.config
+        prepared = self.prepare(data)
+        run = RunDirectory(path, config)
+        try:
+            run.write_json(
+                CONFIG,
+                {
+                    "train": config.to_dict(),
+                    "data": {"path": str(Path(data).resolve()), "spec": asdict(self.spec)},
+                },
+            )
+            run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
+            if find_lr or config.auto_lr_find:
+                found = self._find(prepared)
+                config = replace(config, learning_rate=found.suggestion)
+                self.say(f"learning rate {found.suggestion:.2g}, from a range test")
+            torch.manual_seed(config.random_seed)
+            deadline = started + 60 * config.max_minutes if config.max_minutes else math.inf
+            result = fit(
+                prepared.forecaster,
+                prepared.train_loader,
+                prepared.validation_loader,
+                config,
+                run,
+                deadline,
+            )
+            seconds = time.monotonic() - started
+            run.write_json(INFO, training_info(prepared, config, result, began, seconds))
+        finally:
+            run.close()
+        self.say(
+            f"best epoch {result.best_epoch} of {result.epochs}, validation loss "
+            f"{result.best_validation_loss:.4f}, {seconds / 60:.1f} min, peak memory "
+            f"{resident_memory_mb():.0f} MB"
+        )
+        return path
+
+    def find_lr(self, data: str | Path) -> RangeTest:
+        """Run an LR range test on a table; writes nothing."""
+        return self._find(self.prepare(data))
+
+    def prepare(self, data: str | Path) -> Prepared:
+        """Read a table and build network and loaders for it; writes nothing."""
+        config = self.config
+        device = choose_device(config.device)
+        self.say(f"reading {data}")
+        read = read_fleet(data, self.spec)
+        for line in read.summary.lines():
+            self.say(f"  {line}")
+        fleet = read.fleet
+        schema = build_schema(read, config)
+        split = split_by_time(fleet, schema, config.validation_split)
+        torch.manual_seed(config.random_seed)
+        forecaster = build_forecaster(fleet, schema, split, config).to(device)
+        on_device = "cpu" if config.num_workers else device
+        store = WindowStore(fleet, schema, on_device)
+        order = WindowOrder(len(split.train), config.random_seed, config.windows_per_epoch)
+        train_loader = TrainLoader(store, split.train, order, config.batch_size, config.num_workers)
+        chosen = spread_evenly(len(split.validation), config.validation_windows)
+        validation_loader = EvalLoader(store, split.validation, chosen, 4 * config.batch_size)
+        parameters = sum(p.numel() for p in forecaster.parameters())
+        self.say(
+            f"{len(split.train):,} training windows ({order.per_epoch:,} an epoch"
+            f"{', sampled' if order.per_epoch < len(split.train) else ''}), "
+            f"{len(split.validation):,} validation windows ({len(chosen):,} used); "
+            f"{parameters:,} parameters, {config.precision} on {device}"
+        )
+        return Prepared(forecaster, train_loader, validation_loader, read, split)
+
+    def _find(self, prepared: Prepared) -> RangeTest:
+        self.say("learning-rate range test")
+        return lr_range_test(prepared.forecaster, prepared.train_loader, self.config)
+
+
+def build_schema(read: ReadResult, config: TrainConfig) -> FeatureSchema:
+    """Derive the schema from what the table holds and what was asked for."""
+    targets, observed = read.targets, read.observed
+    if not config.multi_target:
+        targets, observed = targets[:1], targets[1:] + observed
+    return FeatureSchema(
+        targets=targets,
+        observed=observed,
+        static_reals=read.fleet.static_names,
+        profiles=tuple(sorted({profile for profile in read.fleet.profiles if profile})),
+        step_seconds=read.fleet.step_seconds,
+        context_length=config.context_length,
+        min_context_length=config.min_context_length,
+        prediction_horizon=config.prediction_horizon,
+        quantiles=config.quantiles,
+    )
+
+
+def build_forecaster(
+    fleet: Fleet, schema: FeatureSchema, split: Split, config: TrainConfig
+) -> Forecaster:
+    """Build a fresh network with statistics of the rows before the cutoff, and of no other."""
+    trained = fleet.first_tick < split.cutoff
+    normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
+    normaliser.fit(
+        training_days(fleet, split.cutoff, schema.context_length),
+        torch.from_numpy(fleet.static[trained]),
+    )
+    network = TFT(
+        network_config(
+            schema,
+            hidden_size=config.hidden_size,
+            embedding_size=config.embedding_size,
+            attention_heads=config.attention_heads,
+            dropout=config.dropout,
+        )
+    )
+    servers = tuple(name for name, seen in zip(fleet.servers, trained, strict=True) if seen)
+    facts = TrainingFacts(servers, split.cutoff)
+    return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device to compute on.
+
+    Raises:
+        ValueError: a GPU is asked for where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device = cuda: PyTorch sees no GPU here; use cpu, or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def training_info(
+    prepared: Prepared, config: TrainConfig, result: FitResult, began: datetime, seconds: float
+) -> dict[str, Any]:
+    """Return what training_info.json says; every figure in it was measured in this run."""
+    fleet, split = prepared.read.fleet, prepared.split
+    ticks = fleet.end_tick - int(fleet.first_tick.min())
+    return {
+        "trained_at": began.isoformat(timespec="seconds"),
+        "epochs": result.epochs,
+        "data_hours": ticks * fleet.step_seconds / 3600,
+        "num_servers": len(fleet.servers),
+        "final_train_loss": result.final_train_loss,
+        "final_val_loss": result.final_validation_loss,
+        "quantile_loss": result.best_validation_loss,
+        "training_time_hours": seconds / 3600,
+        "model_parameters": sum(p.numel() for p in prepared.forecaster.parameters()),
+        "convergence": {
+            "best_epoch": result.best_epoch,
+            "best_val_loss": result.best_validation_loss,
+            "plateau_reached": result.stopped_early,
+            "out_of_time": result.out_of_time,
+        },
+        "early_stopping": {
+            "patience": config.early_stopping_patience,
+            "stopped_early": result.stopped_early,
+        },
+        "learning_rate": config.learning_rate,
+        "precision": config.precision,
+        "random_seed": config.random_seed,
+        "train_windows": len(split.train),
+        "windows_per_epoch": prepared.train_loader.windows_per_epoch,
+        "sampled_epochs": prepared.train_loader.windows_per_epoch != len(split.train),
+        "validation_windows": len(split.validation),
+        "validation_windows_used": len(prepared.validation_loader.windows),
+        "skipped_steps": result.skipped_steps,
+        "peak_memory_mb": resident_memory_mb(),
+        "loss_unit": "quantile loss per observed target, averaged over "
+        f"{len(config.quantiles)} quantiles, in standard deviations of each window's history",
+        "torch": torch.__version__,
+    }
