@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
-    from data.roles import TableSpec
-    from data.table import ReadResult
+    from data.reading import ReadResult, TableSpec
     from tft.forecaster import Forecaster
     from train.config import TrainConfig
 
@@ -94,15 +92,12 @@ def generate(
     click.echo(path)
 
 
-def table_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say what a table's columns mean."""
+def column_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a table's rows are told apart."""
     options = [
         click.option("--timestamp-column", "timestamp", help="Column of times."),
         click.option("--server-column", "server_name", help="Column of server names."),
         click.option("--profile-column", "profile", help="Column of server profiles."),
-        click.option("--observed", help="Columns seen in the past only, a,b,c."),
-        click.option("--static", help="Columns of one number per server, a,b,c."),
-        click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
         click.option("--timezone", help="Zone of times that name none.  [default: UTC]"),
         click.option("--strict", is_flag=True, default=None, help="A rejected row is an error."),
     ]
@@ -120,10 +115,13 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
         click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
         click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
+        click.option("--observed", help="Columns seen in the past only, a,b,c."),
+        click.option("--static", help="Columns of one number per server, a,b,c."),
+        click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
         click.option("--max-minutes", type=float, help="Stop in time for this."),
         click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
         click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
-        table_options,
+        column_options,
     ]
     for option in reversed(options):
         command = option(command)
@@ -180,7 +178,7 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
 )
 @click.option("--quantiles", default="0.1,0.5,0.9", show_default=True, help="Levels to write.")
 @click.option("--device", default="auto", show_default=True)
-@table_options
+@column_options
 def forecast(
     run: Path,
     data: Path,
@@ -195,11 +193,12 @@ def forecast(
         check_output,
         cold_starts,
         latest_origins,
+        parse_levels,
         read_origins,
         write_forecasts,
     )
 
-    levels = [number("--quantiles", level) for level in quantiles.split(",")]
+    levels = parse_levels(quantiles)
     check_output(out)
     forecaster = load(run, device)
     fleet = read(run, data, forecaster, options).fleet
@@ -228,7 +227,7 @@ def forecast(
     help="Most windows, evenly spaced.",
 )  # fmt: skip
 @click.option("--device", default="auto", show_default=True)
-@table_options
+@column_options
 def evaluate(
     run: Path, data: Path | None, out_dir: Path | None, windows: int, device: str, **options: Any
 ) -> None:
@@ -257,93 +256,39 @@ def evaluate(
 
 def configure(options: Mapping[str, Any]) -> tuple["TrainConfig", "TableSpec"]:
     """Merge a configuration file, flags and --set pairs, later ones winning."""
-    from train.config import TrainConfig
+    from data.reading import TableSpec, parse_bounds, table_spec
+    from train.config import TrainConfig, parse_setting, read_config_file, split_names
 
-    keys: dict[str, Any] = {}
-    if options["config"] is not None:
-        keys.update(read_toml(options["config"]))
-        keys.pop("data", None)
+    file = options["config"]
+    keys = read_config_file(file) if file is not None else {}
+    columns = keys.pop("data", {})
+    if file is not None:
+        if "targets" in columns and "target_metrics" in keys:
+            raise ValueError(f"{file}: keep one of target_metrics and [data] targets")
+        if "targets" in columns:
+            keys["target_metrics"] = columns["targets"]
     for key in ("epochs", "precision", "batch_size", "max_minutes", "device"):
         if options[key] is not None:
             keys[key] = options[key]
     if options["target_metrics"] is not None:
-        keys["target_metrics"] = names(options["target_metrics"])
-    for pair in options["settings"]:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!r}: expected key=value", param_hint="--set")
-        keys[key.strip()] = toml_value(value.strip())
-    if isinstance(keys.get("target_metrics"), str):
-        keys["target_metrics"] = names(keys["target_metrics"])
-    return TrainConfig.from_dict(keys), table_spec(options, options["config"])
+        keys["target_metrics"] = split_names(options["target_metrics"])
+    keys.update(parse_setting(pair) for pair in options["settings"])
+    config = TrainConfig.from_dict(keys)
 
-
-def table_spec(options: Mapping[str, Any], config: Path | None) -> "TableSpec":
-    """Return what a table's columns mean, from a configuration file's [data] and from flags."""
-    from dataclasses import replace
-
-    from data.roles import TableSpec, table_spec_from_toml
-
-    if config is not None and "data" in read_toml(config):
-        spec = table_spec_from_toml(config)
-    else:
-        spec = TableSpec()
-    return replace(spec, **spec_changes(options))
-
-
-def spec_changes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the TableSpec fields that flags set."""
-    changes: dict[str, Any] = {
-        key: options[key]
-        for key in ("timestamp", "server_name", "profile", "timezone", "strict")
-        if options[key] is not None
-    }
+    columns = {**columns, **column_flags(options), "targets": list(config.target_metrics)}
     for key in ("observed", "static"):
         if options[key] is not None:
-            changes[key] = names(options[key])
+            columns[key] = list(split_names(options[key]))
+    spec = table_spec(columns, file)
     if options["bounds"]:
-        changes["bounds"] = dict(bound(pair) for pair in options["bounds"])
-    return changes
+        spec = TableSpec(**{**vars(spec), "bounds": parse_bounds(options["bounds"])})
+    return config, spec
 
 
-def bound(pair: str) -> tuple[str, tuple[float | None, float | None]]:
-    """Read name=low:high."""
-    name, _, limits = pair.partition("=")
-    low, colon, high = limits.partition(":")
-    if not name or not colon:
-        raise click.BadParameter(f"{pair!r}: expected name=low:high", param_hint="--bounds")
-    low_value = number("--bounds", low) if low else None
-    high_value = number("--bounds", high) if high else None
-    return name, (low_value, high_value)
-
-
-def number(option: str, text: str) -> float:
-    """Read a number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no number", param_hint=option) from None
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Split a,b,c."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a configuration file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="--config") from error
-
-
-def toml_value(text: str) -> Any:
-    """Read a value as TOML would, anything else as text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+def column_flags(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the TableSpec fields that column flags set."""
+    fields = ("timestamp", "server_name", "profile", "timezone", "strict")
+    return {key: options[key] for key in fields if options[key] is not None}
 
 
 def built_in_fleet() -> Path:
@@ -353,11 +298,7 @@ def built_in_fleet() -> Path:
 
         say(f"no --data and no {BUILT_IN}/: generating the built-in fleet")
         with ProgressLine("generating") as progress:
-            write_fleet(
-                FleetSpec(**{f"num_{k}": n for k, n in PROFILES.items()}),
-                BUILT_IN,
-                progress=progress,
-            )
+            write_fleet(FleetSpec(), BUILT_IN, progress=progress)
     return BUILT_IN
 
 
@@ -375,16 +316,16 @@ def read(
     run: Path, data: Path, forecaster: "Forecaster", options: Mapping[str, Any]
 ) -> "ReadResult":
     """Read a table as the run's was read, with the forecaster's own roles and bounds."""
-    from dataclasses import replace
-
-    from data.roles import TableSpec
-    from data.table import read_fleet
+    from data.reading import TableSpec, read_fleet
     from train.run_dir import CONFIG, read_config
 
     saved = read_config(run)["data"]["spec"] if (run / CONFIG).exists() else {}
-    kept = ("timestamp", "server_name", "profile", "timezone")
-    spec = TableSpec(**{key: saved[key] for key in kept if key in saved})
-    spec = replace(spec, **spec_changes(options))
+    columns = {
+        key: saved[key]
+        for key in ("timestamp", "server_name", "profile", "timezone")
+        if key in saved
+    }
+    spec = TableSpec(**{**columns, **column_flags(options)})
     with ProgressLine(f"reading {data}") as progress:
         result = read_fleet(data, spec, forecaster.schema, progress)
     for line in result.summary.lines():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,9 @@ class Origins(NamedTuple):
 
 def latest_origins(fleet: Fleet, schema: FeatureSchema) -> Origins:
     """Return, for every server with a seen target, the tick after its last row."""
-    server: IntArray = np.arange(len(fleet.servers), dtype=np.int64)
-    origin = fleet.first_tick + fleet.lengths
-    known = _has_history(fleet, Origins(server, origin), schema)
-    return Origins(server[known], origin[known])
+    everyone = Origins(np.arange(len(fleet.servers)), fleet.first_tick + fleet.lengths)
+    known = np.flatnonzero(_has_history(fleet, everyone, schema))
+    return Origins(known, everyone.origin[known])
 
 
 def read_origins(path: str | Path, fleet: Fleet, schema: FeatureSchema) -> Origins:
@@ -142,6 +141,21 @@ def check_output(path: Path) -> None:
         raise ValueError(f"{path}: expected a name ending in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; create it first")
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """Read quantile levels, 0.1,0.5,0.9.
+
+    Raises:
+        ValueError: one is no number between 0 and 1.
+    """
+    try:
+        levels = tuple(float(level) for level in text.split(","))
+    except ValueError:
+        levels = ()
+    if not levels or not all(0 < level < 1 for level in levels):
+        raise ValueError(f"quantiles {text!r}: expected numbers between 0 and 1, such as 0.1,0.5")
+    return levels
 
 
 class _Sink:

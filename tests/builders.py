@@ -1,6 +1,7 @@
 """Small networks, inputs and fleets for tests."""
 
 import numpy as np
+import pandas as pd
 import torch
 
 from data.fleet import Fleet
@@ -100,3 +101,42 @@ def small_fleet(
         static=draw.uniform(1, 8, (len(lengths), 1)).astype(np.float32),
         step_seconds=schema.step_seconds,
     )
+
+
+SMALL_TRAINING = {
+    "context_length": 24,
+    "min_context_length": 6,
+    "prediction_horizon": 6,
+    "hidden_size": 8,
+    "embedding_size": 4,
+    "attention_heads": 2,
+    "windows_per_epoch": 96,
+    "validation_windows": 32,
+    "epochs": 2,
+    "batch_size": 16,
+    "learning_rate": 0.01,
+    "target_metrics": ("cpu_percent", "load_average"),
+}
+
+
+def small_table(servers: int = 3, hours: int = 30, seed: int = 0) -> pd.DataFrame:
+    """Return rows of a small fleet with a daily rhythm, every 5 minutes."""
+    draw = np.random.default_rng(seed)
+    times = pd.date_range("2026-01-05", periods=12 * hours, freq="5min", tz="UTC")
+    turn = np.arange(len(times)) / 288 * 2 * np.pi
+    frames = []
+    for number in range(servers):
+        cpu = 40 + 20 * np.sin(turn + number) + draw.normal(0, 2, len(times))
+        frames.append(
+            pd.DataFrame(
+                {
+                    "timestamp": times,
+                    "server_name": f"server{number}",
+                    "profile": ("web_api", "database")[number % 2],
+                    "cpu_percent": cpu.clip(0, 100),
+                    "load_average": (cpu / 10 + draw.normal(0, 0.2, len(times))).clip(0),
+                    "swap_percent": draw.uniform(0, 5, len(times)),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)

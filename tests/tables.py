@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from data.fleet import Fleet
-from data.roles import TableSpec
-from data.table import ReadResult, read_fleet
+from data.reading.roles import TableSpec
+from data.reading.table import ReadResult, read_fleet
 
 SPEC = TableSpec(targets=("load",))
 MIDNIGHT = 1_704_067_200  # 2024-01-01T00:00:00Z

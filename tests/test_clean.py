@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.table import read_fleet
+from data.reading.table import read_fleet
 from tests.tables import MIDNIGHT, SPEC, at, read, rows, series, table
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.table import read_fleet
+from data.reading.table import read_fleet
 from tests.tables import SPEC, at, read, rows, series, table
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.grid import Grid
-from data.table import read_fleet
+from data.reading.grid import Grid
+from data.reading.table import read_fleet
 from tests.tables import SPEC, at, read, rows, series
 
 

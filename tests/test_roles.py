@@ -1,12 +1,13 @@
 """Roles and bounds: what a person says, and what is decided from the data."""
 
+import tomllib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from data.roles import TableSpec, table_spec_from_toml
-from data.table import read_fleet
+from data.reading.roles import TableSpec, parse_bounds, table_spec
+from data.reading.table import read_fleet
 from tests.tables import SPEC, at, many, read, rows, series, table
 from tft.schema import Metric
 
@@ -187,15 +188,12 @@ def test_bounds_of_a_column_that_is_no_metric(tmp_path):
         columns(tmp_path, replace(SPEC, bounds={"queeu": (0, 1)}), queue=np.arange(200))
 
 
-def toml(folder, text):
-    path = folder / "fleet.toml"
-    path.write_text(text)
-    return table_spec_from_toml(path)
+def toml(text):
+    return table_spec(tomllib.loads(text)["data"], "fleet.toml")
 
 
-def test_a_spec_from_toml(tmp_path):
+def test_a_spec_from_toml():
     spec = toml(
-        tmp_path,
         """
         [data]
         timestamp = "time"
@@ -207,8 +205,6 @@ def test_a_spec_from_toml(tmp_path):
         [data.bounds]
         cpu = [0, 100.5]
         rate = ["none", "none"]
-        [elsewhere]
-        ignored = 1
         """,
     )
     assert spec == TableSpec(
@@ -225,22 +221,28 @@ def test_a_spec_from_toml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[data]\ntarget = []", r"unknown key 'target' under \[data\].*'targets' the nearest"),
-        ("targets = []", r"has no \[data\] table"),
+        (
+            "[data]\ntarget = []",
+            r"fleet.toml: \[data\] unknown key 'target'.*'targets' the nearest",
+        ),
+        ("data = 3", r"\[data\] is 3; expected a table"),
         ("[data]\ntargets = 'cpu'", "targets = 'cpu': expected a list of column names"),
         ("[data]\nstep_seconds = 1.5", "step_seconds = 1.5: expected a value of type int"),
         ("[data]\nstrict = 1", "strict = 1: expected a value of type bool"),
         ("[data]\nbounds = 3", "bounds = 3: expected a table"),
         ("[data.bounds]\ncpu = [0]", r"expected \[lower, upper\]"),
         ("[data.bounds]\ncpu = [0, 'many']", "could not convert.*many"),
-        ("[data", "cannot read .*fleet.toml"),
     ],
 )
-def test_toml_that_says_something_else(tmp_path, text, message):
+def test_toml_that_says_something_else(text, message):
     with pytest.raises(ValueError, match=message):
-        toml(tmp_path, text)
+        toml(text)
 
 
-def test_toml_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="cannot read .*missing.toml"):
-        table_spec_from_toml(tmp_path / "missing.toml")
+def test_bounds_from_the_command_line():
+    assert parse_bounds(["a=0:1.5", "b=:7", "c=-1:", "d=:"]) == {
+        "a": (0, 1.5), "b": (None, 7), "c": (-1, None), "d": (None, None),
+    }  # fmt: skip
+    for pair in ("a", "a=1", "=0:1", "a=x:1"):
+        with pytest.raises(ValueError, match="expected name=low:high"):
+            parse_bounds([pair])

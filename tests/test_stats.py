@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.stats import SLOTS, MostCommon
+from data.reading.stats import SLOTS, MostCommon
 
 
 @given(

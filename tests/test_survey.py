@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.files import open_table
-from data.survey import survey_table
+from data.reading.files import open_table
+from data.reading.survey import survey_table
 from tests.tables import MIDNIGHT, SPEC, rows
 
 TEN_YEARS = 10 * 366 * 86_400

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from data.plan import Server, draw_traits, plan_day, plan_gaps
-from data.profiles import PROFILES
 from data.synthetic import COLUMNS, FleetSpec, GenerationFacts, generate, write_fleet
+from data.synthetic.plan import Server, draw_traits, plan_day, plan_gaps
+from data.synthetic.profiles import PROFILES
 
 DAY = 288
 SMALL = FleetSpec(

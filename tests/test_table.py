@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.roles import TableSpec
-from data.table import read_fleet
+from data.reading.roles import TableSpec
+from data.reading.table import read_fleet
 from tests.tables import MIDNIGHT, SPEC, at, read, rows, same, series, table
 from tft.schema import FeatureSchema, Metric
 
@@ -209,14 +209,14 @@ def test_many_chunks_equal_one(tmp_path, monkeypatch):
     frame.to_parquet(tmp_path / "t.parquet")
     frame.to_csv(tmp_path / "t.csv", index=False)
     whole = read_fleet(tmp_path / "t.parquet", SPEC)
-    monkeypatch.setattr("data.files.CHUNK_ROWS", 7)
-    monkeypatch.setattr("data.files.CSV_BLOCK_BYTES", 700)
+    monkeypatch.setattr("data.reading.files.CHUNK_ROWS", 7)
+    monkeypatch.setattr("data.reading.files.CSV_BLOCK_BYTES", 700)
     same(read_fleet(tmp_path / "t.parquet", SPEC).fleet, whole.fleet)
     same(read_fleet(tmp_path / "t.csv", SPEC).fleet, whole.fleet)
 
 
 def test_a_line_is_found_in_a_later_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.files.CSV_BLOCK_BYTES", 500)
+    monkeypatch.setattr("data.reading.files.CSV_BLOCK_BYTES", 500)
     lines = [f"{at(5 * index)},a,1" for index in range(60)]
     lines[50] = f"{at(250)},a,bad"
     assert "line 52" in read(tmp_path, rows(*lines)).summary.rejections[0]

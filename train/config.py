@@ -1,10 +1,14 @@
 """Everything that changes a training's result, validated, saved with the run."""
 
+import contextlib
 import difflib
+import os
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from tft.schema import DEFAULT_QUANTILES
@@ -142,6 +146,41 @@ class TrainConfig:
         return cls(**plain)
 
 
+def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file of configuration keys and, under [data], of a table's columns.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        keys = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as TOML ({error})") from error
+    if not isinstance(keys.get("data", {}), dict):
+        raise ValueError(f"{path}: data = {keys['data']!r}; expected a table [data]")
+    return keys
+
+
+def parse_setting(pair: str) -> tuple[str, Any]:
+    """Read key=value; the value as TOML would, a,b,c as a list, anything else as text.
+
+    Raises:
+        ValueError: there is no key or no value.
+    """
+    key, _, text = (part.strip() for part in pair.partition("="))
+    if not key or not text:
+        raise ValueError(f"setting {pair!r}: expected key=value, such as dropout=0.2")
+    for candidate in (text, f"[{text}]"):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return key, tomllib.loads(f"value = {candidate}")["value"]
+    return key, split_names(text) if "," in text else text
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Split a,b,c."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 _HUGE = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "context_length": (1, 100_000),
@@ -181,6 +220,8 @@ def _coerce(value: Any, hint: Any) -> Any:
             return None
         return _coerce(value, arguments[0])
     if origin is tuple:
+        if isinstance(value, str):
+            value = (value,)
         if not isinstance(value, (list, tuple)):
             return _MISFIT
         items = tuple(_coerce(item, arguments[0]) for item in value)

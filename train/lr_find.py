@@ -23,6 +23,7 @@ from train.loop import grouped, make_optimizer, train_step
 from train.precision import grad_scaler
 
 SMOOTHING = 0.9  # of the running mean of losses
+SETTLING = 10  # steps the running mean needs: what it shows before is noise
 DIVERGED = 2.0  # stop where the smoothed loss is so many times its best
 
 
@@ -97,16 +98,16 @@ def suggest(rates: list[float], smoothed: list[float]) -> float:
     """Return the rate of the steepest descent, in log rate, before the smoothed loss's minimum.
 
     Raises:
-        FloatingPointError: fewer than ten points, or no descent.
+        FloatingPointError: there is no descent once the mean has settled.
     """
     lowest = int(np.argmin(smoothed)) if smoothed else 0
-    if lowest < 10:
+    if lowest <= SETTLING:
         raise FloatingPointError(
             f"the loss diverged after {len(rates)} steps of the learning-rate sweep without "
             "falling first; check the data, or set learning_rate by hand"
         )
     slope = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
-    return rates[int(np.argmin(slope))]
+    return rates[SETTLING + int(np.argmin(slope[SETTLING:]))]
 
 
 def _endless(loader: TrainLoader) -> Iterator[WindowBatch]:

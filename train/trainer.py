@@ -13,10 +13,9 @@ import torch
 
 from data.fleet import Fleet
 from data.loaders import EvalLoader, TrainLoader
-from data.roles import TableSpec
+from data.reading import ReadResult, TableSpec, read_fleet
 from data.sampling import WindowOrder
 from data.splits import Split, split_by_time, spread_evenly, training_days
-from data.table import ReadResult, read_fleet
 from data.windows import WindowStore
 from tft.forecaster import Forecaster, TrainingFacts, network_config
 from tft.model import TFT

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.clean import (
+from data.fleet import IntArray
+from data.reading.clean import (
     EXPECTED_NAME,
     EXPECTED_TIME,
     FIRST_FEW,
@@ -20,10 +21,9 @@ from data.clean import (
     read_times,
     to_ticks,
 )
-from data.files import Chunk, TableFile, place_of
-from data.fleet import IntArray
-from data.roles import TableSpec
-from data.stats import ColumnStats, MostCommon
+from data.reading.files import Chunk, TableFile, place_of
+from data.reading.roles import TableSpec
+from data.reading.stats import ColumnStats, MostCommon
 
 Progress = Callable[[float], None]
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.files import Chunk
 from data.fleet import FloatArray, IntArray
+from data.reading.files import Chunk
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -158,7 +158,7 @@ def read_cells(chunk: Chunk, name: str, rows: IntArray) -> Numbers:
 def read_numbers(column: pa.Array) -> Numbers:
     """Read numbers from a column of numbers or of text."""
     column = _plain(column)
-    rejected = np.zeros(0, np.int64)
+    rejected: IntArray = np.zeros(0, np.int64)
     if pa.types.is_string(column.type):
         try:
             values = _to_float(pc.cast(column, pa.float64()), pa.float32())

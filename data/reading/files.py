@@ -1,7 +1,7 @@
 """Open a CSV file, a Parquet file or a folder of them, and hand out the rows chunk by chunk.
 
 Both formats become Arrow record batches, so every rule after this file is written once. A CSV cell
-stays text here (an empty one is null): whether it is a number is for `data.clean` to say.
+stays text here (an empty one is null): whether it is a number is for `data.reading.clean` to say.
 """
 
 import csv

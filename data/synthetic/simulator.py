@@ -14,7 +14,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from data.plan import (
+from data.synthetic.plan import (
     JOB_EFFECTS,
     KINDS,
     STAGING_HOURS,

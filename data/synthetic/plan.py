@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from data.profiles import PROFILES, Profile
+from data.synthetic.profiles import PROFILES, Profile
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.clean import EXPECTED_NUMBER, BoolArray, Rejections, read_cells
-from data.files import Chunk
 from data.fleet import FloatArray, IntArray
+from data.reading.clean import EXPECTED_NUMBER, BoolArray, Rejections, read_cells
+from data.reading.files import Chunk
 from tft.schema import Metric
 
 MAX_MERGED = np.iinfo(np.uint16).max

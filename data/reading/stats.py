@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from data.clean import EXPECTED_NUMBER, Rejections, read_cells
-from data.files import Chunk
 from data.fleet import IntArray
+from data.reading.clean import EXPECTED_NUMBER, Rejections, read_cells
+from data.reading.files import Chunk
 
 FloatingArray = npt.NDArray[np.floating]
 

@@ -1,7 +1,7 @@
 """A made-up fleet of servers that behaves like a real one, and the same for the same seed.
 
-`data.profiles` says what servers of each kind do, `data.plan` draws what happens to them, and
-`data.simulator` runs them; here is what a caller needs: a spec, and a table or a file.
+`profiles` says what servers of each kind do, `plan` draws what happens to them, and `simulator`
+runs them; here is what a caller needs: a spec, and a table or a file.
 """
 
 import json
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from data.plan import Server
-from data.profiles import PROFILES
-from data.simulator import METRICS, Simulation, simulate
+from data.synthetic.plan import Server
+from data.synthetic.profiles import PROFILES
+from data.synthetic.simulator import METRICS, Simulation, simulate
 
 COLUMNS = ("timestamp", "server_name", "profile", *METRICS)
 FACTS_FILE = "generation.json"

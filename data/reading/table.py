@@ -2,8 +2,8 @@
 
 The table is a CSV file (`.csv`, `.csv.gz`), a Parquet file or a folder of either, with one row per
 server and tick, in any order. It is read twice, chunk by chunk: first to learn the servers, their
-spans and what the columns hold (`data.survey`), then to put every value into its place
-(`data.grid`). So memory holds the fleet and one chunk, however large the table is.
+spans and what the columns hold (`data.reading.survey`), then to put every value into its place
+(`data.reading.grid`). So memory holds the fleet and one chunk, however large the table is.
 
 | what may be wrong | what is done | in the summary |
 |---|---|---|
@@ -40,13 +40,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.clean import Rejections
-from data.files import Kind, TableFile, open_table, place_of
 from data.fleet import Fleet, IntArray
-from data.grid import Cleaner, Gaps, Grid
-from data.roles import DEFAULT_PROFILE, Roles, TableSpec, decide_roles, nearest, roles_of
-from data.summary import ReadSummary
-from data.survey import Survey, read_chunks, read_keys, survey_table
+from data.reading.clean import Rejections
+from data.reading.files import Kind, TableFile, open_table, place_of
+from data.reading.grid import Cleaner, Gaps, Grid
+from data.reading.roles import DEFAULT_PROFILE, Roles, TableSpec, decide_roles, nearest, roles_of
+from data.reading.summary import ReadSummary
+from data.reading.survey import Survey, read_chunks, read_keys, survey_table
 from tft.schema import FeatureSchema, Metric
 
 

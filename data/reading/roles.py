@@ -1,7 +1,6 @@
 """Which column plays which role: what a person says in `TableSpec`, and what the data decide."""
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
-from data.stats import SLOTS, ColumnStats
+from data.reading.stats import SLOTS, ColumnStats
 from tft.schema import FeatureSchema, Metric
 
 Bounds = tuple[float | None, float | None]
@@ -18,7 +17,7 @@ Bounds = tuple[float | None, float | None]
 DEFAULT_PROFILE = "profile"
 RARE = 0.001  # share of values past a natural bound that are mistakes; more, and there is no bound
 # Share of the rows that hold their server's own value in a static column. Bitbrains' memory sizes
-# reach 0.991 (see `data.stats`), its metrics 0.76 at most.
+# reach 0.991 (see `data.reading.stats`), its metrics 0.76 at most.
 STEADY = 0.95
 
 
@@ -90,30 +89,30 @@ class Roles:
         return self.targets + self.observed
 
 
-def table_spec_from_toml(path: str | Path) -> TableSpec:
-    """Read a `TableSpec` from the `[data]` table of a TOML file.
+def table_spec(plain: Mapping[str, Any], source: str | Path | None = None) -> TableSpec:
+    """Build a `TableSpec` from keys, such as the [data] table of a TOML file.
 
-    A bound is `name = [lower, upper]` under `[data.bounds]`, with "none" where there is none.
+    A bound is `name = [lower, upper]` under `bounds`, with "none" where there is none.
+
+    Args:
+        plain: keys and values.
+        source: the file they come from, for messages.
 
     Raises:
-        ValueError: no such file, no TOML, an unknown key, a value of the wrong type.
+        ValueError: an unknown key, a value of the wrong type, or roles that contradict each other.
     """
-    try:
-        whole = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    plain = whole.get("data")
-    if not isinstance(plain, dict):
-        raise ValueError(f"{path} has no [data] table; expected one with the columns' roles")
+    place = f"{source}: [data] " if source is not None else ""
+    if not isinstance(plain, Mapping):
+        raise ValueError(f"{place}is {plain!r}; expected a table of columns' roles")
     defaults = {spec_field.name: spec_field for spec_field in fields(TableSpec)}
     values: dict[str, Any] = {}
     for key, value in plain.items():
         if key not in defaults:
-            raise ValueError(f"{path}: unknown key {key!r} under [data]; {nearest(key, defaults)}")
+            raise ValueError(f"{place}unknown key {key!r}; {nearest(key, defaults)}")
         try:
             values[key] = _toml_value(key, value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: [data] {key} = {value!r}: {error}") from error
+            raise ValueError(f"{place}{key} = {value!r}: {error}") from error
     return TableSpec(**values)
 
 
@@ -137,6 +136,27 @@ def _toml_bounds(pair: Any) -> Bounds:
         raise ValueError('expected [lower, upper], "none" for no bound')
     lower, upper = (None if bound == "none" else float(bound) for bound in pair)
     return lower, upper
+
+
+def parse_bounds(pairs: Iterable[str]) -> dict[str, Bounds]:
+    """Read `name=low:high` texts; an empty side is no bound.
+
+    Raises:
+        ValueError: a text is of another form.
+    """
+    bounds = {}
+    for pair in pairs:
+        name, _, limits = pair.partition("=")
+        low, colon, high = limits.partition(":")
+        try:
+            if not name or not colon:
+                raise ValueError
+            bounds[name] = (float(low) if low else None, float(high) if high else None)
+        except ValueError:
+            raise ValueError(
+                f"bounds {pair!r}: expected name=low:high, such as load_average=0: for no upper one"
+            ) from None
+    return bounds
 
 
 def decide_roles(

@@ -1,0 +1,109 @@
+"""The evaluation sees only what training did not, and its scores are the naive ones' equals."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.windows import WindowStore, index_windows
+from report.evaluate import draw_examples, evaluate, held_out_windows
+from report.text import EvaluationReport
+from tests.builders import SCHEMA, small_fleet, tiny_forecaster
+from tft.forecaster import Forecaster, TrainingFacts
+
+H = SCHEMA.prediction_horizon
+SCORER = Path(__file__).parent.parent.parent / "shared" / "score" / "score.py"
+
+
+def trained(servers: tuple[str, ...] = ("server0", "server1"), end: int = 1040) -> Forecaster:
+    forecaster = tiny_forecaster()
+    forecaster.facts = TrainingFacts(servers, end)
+    return forecaster
+
+
+def test_no_target_tick_of_a_server_trained_on_is_judged_again() -> None:
+    fleet = small_fleet()
+    held_out = held_out_windows(fleet, trained())
+    server, origin = held_out.windows.lookup(np.arange(len(held_out.windows)))
+    assert origin[server < 2].min() == 1040
+    assert (held_out.known, held_out.new) == (2, 1)
+    new = index_windows(fleet, SCHEMA, servers=np.array([2]))
+    assert (server == 2).sum() == len(new)  # all of a server never trained on
+
+
+def test_nothing_left_to_judge_on_is_said() -> None:
+    everyone = ("server0", "server1", "server2")
+    with pytest.raises(ValueError, match="no window to evaluate: the 3 servers trained on"):
+        evaluate(trained(everyone, end=2000), small_fleet(), "run", "table")
+
+
+def test_every_forecaster_is_judged_on_the_same_windows() -> None:
+    report = evaluate(trained(), small_fleet(), "run", "table.csv", windows=40)
+    assert [f.name for f in report.forecasters] == [
+        "tft", "last_value", "seasonal_naive", "window_quantiles",
+    ]  # fmt: skip
+    assert report.windows == 40
+    observed = {tuple(row.observed for row in f.rows) for f in report.forecasters}
+    assert len(observed) == 1
+    assert EvaluationReport.from_dict(report.to_dict()) == report
+    assert report.first_origin.endswith("Z")
+
+
+def test_scores_are_those_of_the_forecasts() -> None:
+    """Weighted quantile loss, plainly: twice the pinball loss over what came."""
+    fleet, forecaster = small_fleet(), trained()
+    report = evaluate(forecaster, fleet, "run", "table", windows=None)
+    index = held_out_windows(fleet, forecaster).windows
+    batch = WindowStore(fleet, SCHEMA).gather(*index.lookup(np.arange(len(index))))
+    forecast, actual = forecaster.forecast(batch).numpy(), batch.future.numpy()
+    for column, row in enumerate(report.forecasters[0].rows[:2]):
+        error = actual[..., column, None] - forecast[..., column, :]
+        levels = np.array(SCHEMA.quantiles)
+        pinball = np.maximum(levels * error, (levels - 1) * error).sum((0, 1)).mean()
+        assert row.wql == pytest.approx(2 * pinball / np.abs(actual[..., column]).sum(), rel=1e-4)
+
+
+def test_agrees_with_the_scorer_on_the_same_windows() -> None:
+    if not SCORER.exists():
+        pytest.skip("the scorer is not beside the repository")
+    sys.path.insert(0, str(SCORER.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("score", SCORER)
+        scorer = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(scorer)
+    finally:
+        sys.path.remove(str(SCORER.parent))
+    # Full contexts only: the scorer knows no short histories.
+    schema = replace(
+        SCHEMA, step_seconds=300, context_length=288, min_context_length=288, prediction_horizon=96
+    )
+    fleet = replace(small_fleet((500, 600, 450)), step_seconds=300)
+    forecaster = tiny_forecaster(schema=schema)
+    report = evaluate(forecaster, fleet, "run", "table", windows=None)
+    index = held_out_windows(fleet, forecaster).windows
+    batch = WindowStore(fleet, schema).gather(*index.lookup(np.arange(len(index))))
+    history, future = batch.past[:, :, :2].numpy(), batch.future.numpy()
+    theirs = {
+        "tft": forecaster.forecast(batch).numpy(),
+        "last_value": scorer.last_value(history),
+        "seasonal_naive": scorer.seasonal_naive(history),
+        "window_quantiles": scorer.last_window_quantiles(history),
+    }
+    for ours in report.forecasters:
+        scores = scorer.score(theirs[ours.name], history, future, metrics=SCHEMA.target_names)
+        for row in ours.rows[:2]:
+            expected = scores.loc[row.metric]
+            assert row.wql == pytest.approx(expected["wQL"], abs=1e-4)
+            assert row.mae == pytest.approx(expected["MAE"], abs=1e-3)
+            assert row.rmae_seasonal == pytest.approx(expected["rMAE_seasonal"], abs=1e-4)
+            assert row.coverage == pytest.approx(expected["cover80"], abs=1e-4)
+            assert row.crossing == expected["cross"] == 0
+
+
+def test_examples_are_drawn(tmp_path: Path) -> None:
+    draw_examples(trained(), small_fleet(), tmp_path / "fan.png", "title")
+    assert (tmp_path / "fan.png").stat().st_size > 10_000
+    assert list(tmp_path.iterdir()) == [tmp_path / "fan.png"]

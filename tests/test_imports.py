@@ -1,0 +1,82 @@
+"""The rooms' arrows point one way, and what must stay light stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "tft": {"tft"},
+    "data": {"tft", "data"},
+    "report": {"tft", "data", "report"},
+    "train": {"tft", "data", "report", "train"},
+    "serve": {"tft", "data", "report", "serve"},
+    "cli": {"tft", "data", "report", "train", "serve"},
+}
+ROOMS = {*MAY_IMPORT, "benchmarks", "tests"}
+LIBRARIES_OF_TFT = {"torch", "numpy", "safetensors"}
+KNOWS_DATA = {"trainer.py", "loop.py", "lr_find.py"}  # of train/; the last two know loaders only
+
+
+def imports(file: Path) -> set[str]:
+    """Return every module a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def files(room: str) -> list[Path]:
+    return [ROOT / "cli.py"] if room == "cli" else sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_arrows_point_one_way(room: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in files(room)
+        for module in imports(file)
+        if module.split(".")[0] in ROOMS - MAY_IMPORT[room]
+    ]
+    assert wrong == []
+
+
+def test_the_arrow_test_sees_the_rooms() -> None:
+    for room in ("tft", "data", "report", "train", "cli"):
+        assert files(room), room
+    assert "tft.schema" in imports(ROOT / "tft" / "model.py")
+
+
+def test_the_network_rests_on_three_libraries() -> None:
+    allowed = LIBRARIES_OF_TFT | {"tft"} | set(sys.stdlib_module_names)
+    wrong = {m for file in files("tft") for m in imports(file) if m.split(".")[0] not in allowed}
+    assert wrong == set()
+
+
+def test_fit_takes_loaders_and_never_paths() -> None:
+    for file in files("train"):
+        data = {m for m in imports(file) if m.split(".")[0] == "data"}
+        if file.name not in KNOWS_DATA:
+            assert data == set(), file
+        elif file.name != "trainer.py":
+            assert data == {"data.loaders"}, file
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`cli.py --help` must be instant."""
+    code = (
+        "import sys, runpy; sys.argv = ['cli.py', '--help']\n"
+        "try: runpy.run_path('cli.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "heavy: []"

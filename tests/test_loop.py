@@ -1,0 +1,220 @@
+"""One step is what it says: accumulation, clipping, precision, skipped steps, stopping."""
+
+import copy
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.fleet import Fleet
+from data.loaders import EvalLoader, TrainLoader
+from data.sampling import WindowOrder
+from data.splits import split_by_time
+from data.windows import WindowStore
+from tests.builders import SCHEMA, random_batch, small_fleet, tiny_forecaster
+from tft.batch import WindowBatch
+from tft.bundle import load_forecaster
+from tft.forecaster import Forecaster
+from train.config import TrainConfig
+from train.loop import FitResult, fit, grouped, make_optimizer, train_step
+from train.precision import grad_scaler
+from train.run_dir import RunDirectory
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(batch_size=16, epochs=2, learning_rate=0.01)
+
+
+def weights(forecaster: Forecaster) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in forecaster.parameters()])
+
+
+def one_step(forecaster: Forecaster, group: list[WindowBatch], config: TrainConfig) -> torch.Tensor:
+    optimizer, scaler = make_optimizer(forecaster, config), grad_scaler(config.precision, CPU)
+    assert train_step(forecaster, group, optimizer, scaler, config).applied
+    return weights(forecaster)
+
+
+def loaders(
+    fleet=None, seed: int = 1, per_epoch: int | None = 64
+) -> tuple[TrainLoader, EvalLoader]:
+    fleet = fleet or rhythmic_fleet()
+    split = split_by_time(fleet, SCHEMA, 0.2)
+    store = WindowStore(fleet, SCHEMA)
+    order = WindowOrder(len(split.train), seed, per_epoch)
+    windows = np.arange(len(split.validation))
+    return (
+        TrainLoader(store, split.train, order, CONFIG.batch_size),
+        EvalLoader(store, split.validation, windows, 16),
+    )
+
+
+def rhythmic_fleet() -> Fleet:
+    """A fleet whose next hours follow from the last: something to learn."""
+    fleet = small_fleet((160, 170, 180))
+    turn = np.arange(len(fleet.values))[:, None] / 12 * 2 * np.pi
+    fleet.values[:] = 25 + 15 * np.sin(turn + np.arange(3)) + fleet.values / 50
+    return fleet
+
+
+def run_fit(
+    path: Path, config: TrainConfig = CONFIG, forecaster: Forecaster | None = None, **kw: float
+) -> tuple[FitResult, Forecaster]:
+    torch.manual_seed(0)
+    forecaster = forecaster or tiny_forecaster()
+    run = RunDirectory(path, config)
+    try:
+        return fit(forecaster, *loaders(), config, run, **kw), forecaster
+    finally:
+        run.close()
+
+
+def records(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_accumulated_steps_equal_one_big_batch() -> None:
+    """In float64, with a ragged last part and a different share of missing ticks in each part."""
+    batch = random_batch(B=11)
+    future = batch.future.clone()
+    future[:4][torch.rand(4, 6, 2) < 0.9] = torch.nan
+    future[4:6] = torch.nan
+    as_double = [t.double() if t.is_floating_point() else t for t in batch._replace(future=future)]
+    batch = WindowBatch(*as_double)
+    parts = [WindowBatch(*(t[s] for t in batch)) for s in (slice(0, 4), slice(4, 6), slice(6, 11))]
+    config = replace(CONFIG, weight_decay=0.1)
+    whole = one_step(tiny_forecaster().double(), [batch], config)
+    split = one_step(tiny_forecaster().double(), parts, config)
+    assert not torch.equal(whole, weights(tiny_forecaster().double()))
+    torch.testing.assert_close(split, whole, rtol=1e-12, atol=1e-14)
+
+
+def test_the_last_group_of_an_epoch_is_what_is_left() -> None:
+    config = replace(CONFIG, accumulate_grad_batches=4)
+    batches = iter([random_batch(seed=seed) for seed in range(10)])
+    assert [len(group) for group in grouped(batches, config)] == [4, 4, 2]
+
+
+def test_gradients_are_clipped_after_unscaling() -> None:
+    """With fp16's loss scale still on them, every gradient would look too long."""
+    for precision in ("fp32", "fp16"):
+        config = replace(CONFIG, precision=precision, gradient_clip_val=0.05)
+        forecaster = tiny_forecaster()
+        optimizer, scaler = make_optimizer(forecaster, config), grad_scaler(precision, CPU)
+        clipped = {}
+
+        def remember(optimizer, *_, clipped=clipped):
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+            clipped["norm"] = float(torch.cat([g.flatten() for g in gradients]).norm())
+
+        optimizer.register_step_pre_hook(remember)
+        result = train_step(forecaster, [random_batch()], optimizer, scaler, config)
+        assert 0.05 < float(result.gradient_norm) < 50
+        assert clipped["norm"] == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight() -> None:
+    forecaster = tiny_forecaster()
+    with torch.no_grad():
+        forecaster.network.head.linear.bias[0] = torch.nan
+    before = weights(forecaster).clone()
+    optimizer, scaler = make_optimizer(forecaster, CONFIG), grad_scaler("fp32", CPU)
+    result = train_step(forecaster, [random_batch()], optimizer, scaler, CONFIG)
+    assert not result.applied
+    assert torch.equal(weights(forecaster).nan_to_num(), before.nan_to_num())
+
+
+def test_three_steps_without_a_finite_gradient_stop_training(tmp_path: Path) -> None:
+    forecaster = tiny_forecaster()
+    with torch.no_grad():
+        forecaster.network.head.linear.bias[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3: 3 steps in a row.*0.01"):
+        run_fit(tmp_path / "run", forecaster=forecaster)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_loss_falls(tmp_path: Path, precision: str) -> None:
+    config = replace(CONFIG, precision=precision, epochs=8, gradient_clip_val=1.0)
+    result, _ = run_fit(tmp_path / "run", config)
+    losses = [record["val_loss"] for record in records(tmp_path / "run")]
+    assert result.best_validation_loss == min(losses) < 0.8 * losses[0]
+
+
+def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
+    _, one = run_fit(tmp_path / "one")
+    _, two = run_fit(tmp_path / "two")
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_the_bundle_is_the_best_epochs_and_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference system served the last epoch's weights whatever they were worth."""
+    _, after_two = run_fit(tmp_path / "two", replace(CONFIG, epochs=2))
+    losses = iter([0.5, 0.2, 0.9, 0.4])
+    monkeypatch.setattr("train.loop.validate", lambda *_: next(losses))
+    result, after_four = run_fit(tmp_path / "four", replace(CONFIG, epochs=4))
+    assert (result.best_epoch, result.best_validation_loss) == (2, 0.2)
+    best = load_forecaster(tmp_path / "four" / "model")
+    last = load_forecaster(tmp_path / "four" / "checkpoints" / "last")
+    assert torch.equal(weights(best), weights(after_two))
+    assert torch.equal(weights(last), weights(after_four))
+
+
+def test_metrics_have_the_promised_keys_and_true_numbers(tmp_path: Path) -> None:
+    result, _ = run_fit(tmp_path / "run")
+    first, second = records(tmp_path / "run")
+    assert list(first)[:6] == [
+        "epoch", "train_loss", "val_loss", "learning_rate", "time_seconds", "gpu_memory_mb",
+    ]  # fmt: skip
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert first["windows"] == 64
+    assert second["val_loss"] == result.final_validation_loss
+    assert second["train_loss"] == result.final_train_loss
+    assert first["gpu_memory_mb"] == 0.0 and first["memory_mb"] > 50
+
+
+def test_the_training_loss_is_the_epochs_mean_and_not_the_last_batchs(tmp_path: Path) -> None:
+    """With a learning rate of almost nothing it equals the loss of the epoch's windows."""
+    config = replace(CONFIG, learning_rate=1e-8, epochs=1)
+    forecaster = tiny_forecaster()
+    result, _ = run_fit(tmp_path / "run", config, copy.deepcopy(forecaster))
+    train_loader, _ = loaders()
+    sums = [forecaster.quantile_loss(batch) for batch in train_loader.epoch(0)]
+    mean = sum(float(s.total.detach()) for s in sums) / sum(int(s.observed) for s in sums)
+    assert result.final_train_loss == pytest.approx(mean, rel=0.05)  # dropout is on in training
+    last = float(sums[-1].mean().detach())
+    assert abs(result.final_train_loss - mean) < abs(last - mean)
+
+
+def test_early_stopping_and_the_plateau(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.5, 0.4, *[0.45] * 20])
+    monkeypatch.setattr("train.loop.validate", lambda *_: next(losses))
+    config = replace(CONFIG, epochs=30, early_stopping_patience=5, plateau_patience=2)
+    result, _ = run_fit(tmp_path / "run", config)
+    assert result.stopped_early and (result.best_epoch, result.epochs) == (2, 7)
+    rates = [record["learning_rate"] for record in records(tmp_path / "run")]
+    assert rates == [0.01] * 5 + [0.005] * 2
+
+
+def test_time_up_still_validates_and_saves(tmp_path: Path) -> None:
+    result, _ = run_fit(tmp_path / "run", deadline=time.monotonic() - 1)
+    assert result.out_of_time and result.epochs == 1 and not result.stopped_early
+    (record,) = records(tmp_path / "run")
+    assert record["windows"] == CONFIG.batch_size < 64
+    assert math.isfinite(load_forecaster(tmp_path / "run" / "model").forecast(random_batch()).sum())
+
+
+def test_weight_decay_spares_biases_and_norms() -> None:
+    forecaster = tiny_forecaster()
+    optimizer = make_optimizer(forecaster, replace(CONFIG, weight_decay=0.3))
+    decayed = {id(p) for p in optimizer.param_groups[0]["params"]}
+    named = dict(forecaster.named_parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(named)
+    for name, parameter in named.items():
+        assert (id(parameter) in decayed) == ("bias" not in name and "norm" not in name)

@@ -1,0 +1,58 @@
+"""The range test sweeps a copy, and suggests the steepest descent."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.builders import tiny_forecaster
+from tests.test_loop import CONFIG, loaders, weights
+from train.lr_find import lr_range_test, suggest
+
+
+def test_nothing_given_in_is_changed() -> None:
+    forecaster = tiny_forecaster()
+    before, state = weights(forecaster).clone(), torch.get_rng_state()
+    lr_range_test(forecaster, loaders()[0], CONFIG, steps=30)
+    assert torch.equal(weights(forecaster), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not forecaster.training
+    assert all(p.grad is None for p in forecaster.parameters())
+
+
+def test_the_sweep_is_exponential_and_repeatable(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one = lr_range_test(tiny_forecaster(), loaders()[0], CONFIG, steps=40)
+    torch.manual_seed(0)
+    two = lr_range_test(tiny_forecaster(), loaders()[0], CONFIG, steps=40)
+    assert one == two
+    ratios = np.diff(np.log(one.learning_rates))
+    np.testing.assert_allclose(ratios, ratios[0])
+    assert 1e-4 < one.suggestion < 1
+    one.write_csv(tmp_path / "sweep.csv")
+    lines = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert lines[0] == "learning_rate,loss,smoothed_loss"
+    assert len(lines) == 1 + len(one.losses)
+
+
+def test_it_stops_where_the_loss_explodes() -> None:
+    torch.manual_seed(0)
+    test = lr_range_test(tiny_forecaster(), loaders()[0], CONFIG, highest=1e4, steps=60)
+    assert len(test.losses) < 60
+    assert test.suggestion < 10
+
+
+def test_the_suggestion_is_the_steepest_descent_before_the_minimum() -> None:
+    rates = np.geomspace(1e-5, 1, 101)
+    position = np.log10(rates)
+    # Falls most steeply at 1e-3, is lowest at 1e-2, then explodes, even more steeply.
+    smoothed = 1 - 0.5 / (1 + np.exp(-6 * (position + 3))) + 20 * np.clip(position + 2, 0, None)
+    assert suggest(list(rates), list(smoothed)) == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_loss_that_never_falls_suggests_nothing() -> None:
+    with pytest.raises(FloatingPointError, match="diverged after 12 steps"):
+        suggest(list(np.geomspace(1e-5, 1e-4, 12)), list(np.linspace(1, 2, 12)))
+    with pytest.raises(FloatingPointError, match="diverged after 0 steps"):
+        suggest([], [])

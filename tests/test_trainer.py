@@ -1,0 +1,145 @@
+"""From a table to a run directory, from Python."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.reading import TableSpec, read_fleet
+from data.windows import WindowStore, index_windows
+from tests.builders import SMALL_TRAINING, small_table
+from tft.bundle import load_forecaster
+from train import TFTTrainer, TrainConfig
+
+CONFIG = TrainConfig(**SMALL_TRAINING)
+INFO_KEYS = {
+    "trained_at", "epochs", "data_hours", "num_servers", "final_train_loss", "final_val_loss",
+    "quantile_loss", "training_time_hours", "model_parameters", "convergence", "early_stopping",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "fleet.parquet"
+    small_table().to_parquet(path)
+    return path
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TFTTrainer(CONFIG, say=quiet).train(table, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_the_run_directory_holds_what_is_promised(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "config.json", "data.txt", "metrics.jsonl", "training_info.json", "model", "checkpoints",
+        "logs",
+    }  # fmt: skip
+    info = json.loads((run / "training_info.json").read_text())
+    assert info.keys() >= INFO_KEYS
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert info["epochs"] == len(metrics) == 2
+    assert info["quantile_loss"] == min(line["val_loss"] for line in metrics)
+    assert info["final_val_loss"] == metrics[-1]["val_loss"]
+    assert info["num_servers"] == 3 and info["data_hours"] == 30
+    assert info["sampled_epochs"] is True and info["windows_per_epoch"] == 96
+    forecaster = load_forecaster(run / "model")
+    assert info["model_parameters"] == sum(p.numel() for p in forecaster.parameters())
+    assert TrainConfig.from_dict(json.loads((run / "config.json").read_text())["train"]) == CONFIG
+    assert any((run / "logs").iterdir())
+
+
+def test_roles_come_from_the_table(run: Path) -> None:
+    schema = load_forecaster(run / "model").schema
+    assert schema.target_names == ("cpu_percent", "load_average")
+    assert [metric.name for metric in schema.observed] == ["swap_percent"]
+    assert schema.profiles == ("database", "web_api")
+    assert (schema.targets[0].lower, schema.targets[0].upper) == (0, 100)
+    assert (schema.targets[1].lower, schema.targets[1].upper) == (0, None)
+
+
+def test_the_bundle_knows_where_training_ended(run: Path, table: Path) -> None:
+    forecaster = load_forecaster(run / "model")
+    fleet = read_fleet(table, TableSpec(), forecaster.schema).fleet
+    assert forecaster.facts.servers == fleet.servers
+    assert forecaster.facts.end_tick == fleet.end_tick - round(0.2 * 30 * 12)
+
+
+def test_the_best_epochs_loss_is_that_of_the_bundle(run: Path, table: Path) -> None:
+    """What training_info claims can be measured again from what is served."""
+    forecaster = load_forecaster(run / "model")
+    fleet = read_fleet(table, TableSpec(), forecaster.schema).fleet
+    index = index_windows(fleet, forecaster.schema, forecaster.facts.end_tick)
+    from data.splits import spread_evenly
+
+    chosen = index.lookup(spread_evenly(len(index), 32))
+    loss = forecaster.quantile_loss(WindowStore(fleet, forecaster.schema).gather(*chosen)).mean()
+    info = json.loads((run / "training_info.json").read_text())
+    assert float(loss.detach()) == pytest.approx(info["quantile_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_seed_trains_the_same_bundle(
+    run: Path, table: Path, tmp_path: Path, num_workers: int
+) -> None:
+    """Also with other numbers of loader workers: they change who gathers, not what."""
+    config = replace(CONFIG, num_workers=num_workers)
+    again = TFTTrainer(config, say=quiet).train(table, tmp_path / "again")
+    one, two = (load_forecaster(path / "model").state_dict() for path in (run, again))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_another_seed_trains_another(run: Path, table: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, random_seed=1, epochs=1)
+    other = TFTTrainer(config, say=quiet).train(table, tmp_path / "other")
+    one, two = (load_forecaster(path / "model").state_dict() for path in (run, other))
+    assert not torch.equal(one["network.head.linear.weight"], two["network.head.linear.weight"])
+
+
+def test_a_model_for_one_metric_observes_the_others(table: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, multi_target=False, epochs=1)
+    path = TFTTrainer(config, say=quiet).train(table, tmp_path / "run")
+    schema = load_forecaster(path / "model").schema
+    assert schema.target_names == ("cpu_percent",)
+    assert [metric.name for metric in schema.observed] == ["load_average", "swap_percent"]
+
+
+@pytest.mark.parametrize("by", ["argument", "key"])
+def test_find_lr_starts_from_the_suggestion(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    trainer = TFTTrainer(replace(CONFIG, epochs=1, auto_lr_find=by == "key"), say=quiet)
+    suggestion = trainer.find_lr(table).suggestion
+    path = trainer.train(table, tmp_path / "run", find_lr=by == "argument")
+    info = json.loads((path / "training_info.json").read_text())
+    assert info["learning_rate"] == suggestion != CONFIG.learning_rate
+
+
+def test_a_run_is_never_overwritten(run: Path, table: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="not empty; name another"):
+        TFTTrainer(CONFIG, say=quiet).train(table, run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_table_that_cannot_be_read_leaves_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        TFTTrainer(CONFIG, say=quiet).train(tmp_path / "none.csv", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_day_of_data_is_enough(tmp_path: Path) -> None:
+    """24 hours hold no window of 288 + 96 ticks: histories are short, padded and masked."""
+    small_table(hours=24).to_csv(tmp_path / "day.csv", index=False)
+    config = replace(
+        CONFIG, context_length=288, min_context_length=72, prediction_horizon=96, epochs=1
+    )
+    path = TFTTrainer(config, say=quiet).train(tmp_path / "day.csv", tmp_path / "run")
+    assert json.loads((path / "training_info.json").read_text())["train_windows"] == 3 * 25
