@@ -118,7 +118,11 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--observed", help="Columns seen in the past only, a,b,c."),
         click.option("--static", help="Columns of one number per server, a,b,c."),
         click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
-        click.option("--max-minutes", type=float, help="Stop in time for this."),
+        click.option(
+            "--max-minutes",
+            type=float,
+            help="Train so long, reading included; without --epochs, as many as fit.",
+        ),
         click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
         click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
         column_options,
@@ -273,6 +277,8 @@ def configure(options: Mapping[str, Any]) -> tuple["TrainConfig", "TableSpec"]:
     if options["target_metrics"] is not None:
         keys["target_metrics"] = split_names(options["target_metrics"])
     keys.update(parse_setting(pair) for pair in options["settings"])
+    if "max_minutes" in keys:
+        keys.setdefault("epochs", None)
     config = TrainConfig.from_dict(keys)
 
     columns = {**columns, **column_flags(options), "targets": list(config.target_metrics)}

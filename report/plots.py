@@ -232,7 +232,7 @@ def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
     now = _times(panel.origin_seconds, 1, step)[0].astype(object)
     handles["now"] = axes.axvline(now, color=GREY, linewidth=1.2, linestyle="--", zorder=2)
     axes.set_xlim(past[0] if len(past) else ahead[0], ahead[-1])
-    hours = AutoDateLocator(tz=UTC, minticks=4, maxticks=8)  # type: ignore[no-untyped-call]
+    hours = AutoDateLocator(tz=UTC, minticks=4, maxticks=8)
     axes.xaxis.set_major_locator(hours)
     axes.xaxis.set_major_formatter(FuncFormatter(_write_time))
     seen = history if panel.actual is None else np.concatenate([history, panel.actual])
@@ -271,7 +271,7 @@ def _times(first_seconds: int, count: int, step_seconds: int) -> TimeArray:
 
 def _write_time(days: float, position: int | None) -> str:
     """Write an axis' time as hours, with the date at midnight and on the first tick."""
-    time = num2date(days, tz=UTC)  # type: ignore[no-untyped-call]
+    time = num2date(days, tz=UTC)
     dated = position == 0 or (time.hour, time.minute) == (0, 0)
     return f"{time:%H:%M}\n{time.day} {time:%b}" if dated else f"{time:%H:%M}\n"
 

@@ -66,6 +66,7 @@ def test_unknown_keys_name_the_nearest(key: str, near: str) -> None:
         ("precision", "fp8", "expected one of fp32, bf16, fp16"),
         ("device", "tpu", "expected one of auto, cpu, cuda"),
         ("multi_target", "yes", "expected true or false"),
+        ("epochs", None, "epochs and max_minutes are both none"),
         ("target_metrics", [], "name at least one"),
         ("target_metrics", [1], "expected a list, each a text"),
         ("attention_heads", 5, "multiple of attention_heads, 5"),

@@ -40,9 +40,9 @@ class TrainConfig:
     """Levels forecast."""
     validation_split: float = 0.2
     """Share of the time span, at its end, that validates."""
-    validation_windows: int | None = 2048
+    validation_windows: int | None = 1024
     """Windows validated per epoch, evenly spaced; none: every one."""
-    windows_per_epoch: int | None = 8192
+    windows_per_epoch: int | None = 4096
     """Windows trained per epoch; none: every one. Neighbouring windows differ by one tick."""
     num_workers: int = 0
     """Processes that gather batches; 0 gathers them on the device itself."""
@@ -60,8 +60,8 @@ class TrainConfig:
     """Share of server and profile codes hidden, so that new servers are forecast well."""
 
     # The optimisation.
-    epochs: int = 20
-    """Most epochs."""
+    epochs: int | None = 20
+    """Most epochs; none: as many as fit into max_minutes."""
     max_minutes: float | None = None
     """Most minutes, reading the data included; none: no limit."""
     batch_size: int = 32
@@ -115,6 +115,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} = {value}: expected {low} to {high}")
+        if self.epochs is None and self.max_minutes is None:
+            raise ValueError("epochs and max_minutes are both none: training would never end")
         if self.hidden_size % self.attention_heads:
             raise ValueError(
                 f"hidden_size = {self.hidden_size}: expected a multiple of attention_heads, "

@@ -36,6 +36,31 @@ class FitResult:
     skipped_steps: int
 
 
+class TrainState:
+    """Everything that changes while training."""
+
+    def __init__(self, forecaster: Forecaster, config: TrainConfig) -> None:
+        """Start from a forecaster, on the device it is on."""
+        self.forecaster = forecaster
+        self.device = forecaster.quantiles.device
+        self.optimizer = make_optimizer(forecaster, config)
+        self.schedule = ReduceLROnPlateau(
+            self.optimizer, factor=0.5, patience=config.plateau_patience
+        )
+        self.scaler = grad_scaler(config.precision, self.device)
+        self.epoch, self.step = 1, 0  # the epoch at hand, and steps taken in all
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.bad_steps, self.skipped_steps = 0, 0  # in a row; in all
+        self.out_of_time = False
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Forget the last epoch's sums."""
+        self.total = torch.zeros((), device=self.device)
+        self.observed = torch.zeros((), device=self.device)
+        self.windows = 0
+
+
 def fit(
     forecaster: Forecaster,
     train_loader: TrainLoader,
@@ -55,86 +80,103 @@ def fit(
         deadline: `time.monotonic()` by which the last validation should have ended.
 
     Raises:
-        FloatingPointError: three steps in a row had no finite gradient.
+        FloatingPointError: three steps in a row had no finite gradient, or no epoch a finite loss.
     """
-    device = forecaster.quantiles.device
-    optimizer = make_optimizer(forecaster, config)
-    schedule = ReduceLROnPlateau(optimizer, factor=0.5, patience=config.plateau_patience)
-    scaler = grad_scaler(config.precision, device)
-    steps_per_epoch = -(-len(train_loader) // config.accumulate_grad_batches)
-    progress = Progress(config.epochs, steps_per_epoch, train_loader.windows_per_epoch, deadline)
-    best, best_epoch, bad_steps, skipped, out_of_time = math.inf, 0, 0, 0, False
+    state = TrainState(forecaster, config)
+    steps = -(-len(train_loader) // config.accumulate_grad_batches)
+    progress = Progress(config.epochs, steps, train_loader.windows_per_epoch, deadline)
     validation_seconds = 0.0
-    train_loss = validation_loss = math.nan
-
-    for epoch in range(1, config.epochs + 1):
+    while True:
         started = time.monotonic()
-        forecaster.train()
-        total = torch.zeros((), device=device)
-        observed = torch.zeros((), device=device)
-        windows = 0
-        progress.start_epoch(epoch)
-        for step, group in enumerate(grouped(train_loader.epoch(epoch - 1), config), 1):
-            result = train_step(forecaster, group, optimizer, scaler, config)
-            windows += sum(len(batch.past) for batch in group)
-            if result.applied:
-                total += result.total
-                observed += result.observed
-            bad_steps = 0 if result.applied else bad_steps + 1
-            skipped += not result.applied
-            if bad_steps == MAX_BAD_STEPS:
-                raise FloatingPointError(
-                    f"epoch {epoch}, step {step}: {MAX_BAD_STEPS} steps in a row without a finite "
-                    f"gradient; lower learning_rate ({config.learning_rate}) or check the data"
-                )
-            run.log_step((epoch - 1) * steps_per_epoch + step, result, optimizer)
-            progress.step(step)
-            if time.monotonic() + validation_seconds > deadline:
-                out_of_time = True
-                break
-
-        train_loss = float(total / observed.clamp(min=1))
-        validation_started = time.monotonic()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        validation_loss = validate(forecaster, validation_loader, config)
-        validation_seconds = time.monotonic() - validation_started
-        schedule.step(validation_loss)
-        improved = validation_loss < best
+        progress.start_epoch(state.epoch)
+        train_epoch(state, train_loader, config, run, progress, deadline - validation_seconds)
+        trained = time.monotonic()
+        record = finish_epoch(state, validation_loader, config, started, trained)
+        validation_seconds = time.monotonic() - trained
+        improved = state.best_epoch == state.epoch
         if improved:
-            best, best_epoch = validation_loss, epoch
             run.save_best(forecaster)
         run.save_last(forecaster)
-        record = EpochRecord(
-            epoch=epoch,
-            train_loss=train_loss,
-            val_loss=validation_loss,
-            learning_rate=learning_rate,
-            time_seconds=time.monotonic() - started,
-            gpu_memory_mb=gpu_memory_mb(device),
-            windows=windows,
-            windows_per_second=windows / (validation_started - started),
-            best_val_loss=best,
-            skipped_steps=skipped,
-            memory_mb=resident_memory_mb(),
-        )
         run.log_epoch(record)
         progress.end_epoch(record, improved)
-        if out_of_time or epoch - best_epoch >= config.early_stopping_patience:
+        stopped_early = state.epoch - state.best_epoch >= config.early_stopping_patience
+        if state.out_of_time or stopped_early or state.epoch == config.epochs:
             break
+        state.epoch += 1
 
-    if not math.isfinite(best):
+    if not math.isfinite(state.best_loss):
         raise FloatingPointError(
             f"no epoch had a finite validation loss; lower learning_rate ({config.learning_rate})"
         )
     return FitResult(
-        epochs=epoch,
-        best_epoch=best_epoch,
-        best_validation_loss=best,
-        final_train_loss=train_loss,
-        final_validation_loss=validation_loss,
-        stopped_early=not out_of_time and epoch < config.epochs,
-        out_of_time=out_of_time,
-        skipped_steps=skipped,
+        epochs=state.epoch,
+        best_epoch=state.best_epoch,
+        best_validation_loss=state.best_loss,
+        final_train_loss=record.train_loss,
+        final_validation_loss=record.val_loss,
+        stopped_early=stopped_early,
+        out_of_time=state.out_of_time,
+        skipped_steps=state.skipped_steps,
+    )
+
+
+def train_epoch(
+    state: TrainState,
+    loader: TrainLoader,
+    config: TrainConfig,
+    run: RunDirectory,
+    progress: Progress,
+    deadline: float,
+) -> None:
+    """Take the steps of an epoch, or as many as there is time for.
+
+    Raises:
+        FloatingPointError: three steps in a row had no finite gradient.
+    """
+    state.start_epoch()
+    state.forecaster.train()
+    for step, group in enumerate(grouped(loader.epoch(state.epoch - 1), config), 1):
+        result = train_step(state.forecaster, group, state.optimizer, state.scaler, config)
+        state.step += 1
+        state.windows += sum(len(batch.past) for batch in group)
+        if result.applied:
+            state.total += result.total
+            state.observed += result.observed
+        state.bad_steps = 0 if result.applied else state.bad_steps + 1
+        state.skipped_steps += not result.applied
+        if state.bad_steps == MAX_BAD_STEPS:
+            raise FloatingPointError(
+                f"epoch {state.epoch}, step {step}: {MAX_BAD_STEPS} steps in a row without a "
+                f"finite gradient; lower learning_rate ({config.learning_rate}) or check the data"
+            )
+        run.log_step(state.step, result, state.optimizer)
+        progress.step(step)
+        if time.monotonic() > deadline:
+            state.out_of_time = True
+            return
+
+
+def finish_epoch(
+    state: TrainState, loader: EvalLoader, config: TrainConfig, started: float, trained: float
+) -> EpochRecord:
+    """Validate, adapt the learning rate and remember whether the epoch is the best so far."""
+    learning_rate = state.optimizer.param_groups[0]["lr"]
+    loss = validate(state.forecaster, loader, config)
+    state.schedule.step(loss)
+    if loss < state.best_loss:
+        state.best_loss, state.best_epoch = loss, state.epoch
+    return EpochRecord(
+        epoch=state.epoch,
+        train_loss=float(state.total / state.observed.clamp(min=1)),
+        val_loss=loss,
+        learning_rate=learning_rate,
+        time_seconds=time.monotonic() - started,
+        gpu_memory_mb=gpu_memory_mb(state.device),
+        windows=state.windows,
+        windows_per_second=state.windows / (trained - started),
+        best_val_loss=state.best_loss,
+        skipped_steps=state.skipped_steps,
+        memory_mb=resident_memory_mb(),
     )
 
 

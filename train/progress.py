@@ -16,20 +16,25 @@ class Progress:
     """A bar per epoch on a terminal, plain lines elsewhere."""
 
     def __init__(
-        self, epochs: int, steps_per_epoch: int, windows_per_epoch: int, deadline: float = math.inf
+        self,
+        epochs: int | None,
+        steps_per_epoch: int,
+        windows_per_epoch: int,
+        deadline: float = math.inf,
     ) -> None:
         self.epochs, self.steps, self.deadline = epochs, steps_per_epoch, deadline
         self.started = self.last_line = time.monotonic()
         self.best: float | None = None
         self.bar: Any = None
         self.epoch = 1
-        self.say(f"{epochs} epochs of {windows_per_epoch:,} windows, {steps_per_epoch:,} steps")
+        how_many = "epochs, as many as fit," if epochs is None else f"{epochs} epochs"
+        self.say(f"{how_many} of {windows_per_epoch:,} windows, {steps_per_epoch:,} steps")
 
     def start_epoch(self, epoch: int) -> None:
         """Open the epoch's line."""
         self.epoch = epoch
         if sys.stderr.isatty():
-            self.bar = tqdm(total=self.steps, desc=f"epoch {epoch}/{self.epochs}", leave=False)
+            self.bar = tqdm(total=self.steps, desc=self._label(), leave=False)
 
     def step(self, step: int) -> None:
         """Show that a step is done."""
@@ -37,9 +42,7 @@ class Progress:
             self.bar.set_postfix_str(self._postfix(step), refresh=False)
             self.bar.update()
         elif time.monotonic() - self.last_line > PLAIN_SECONDS:
-            self.say(
-                f"epoch {self.epoch}/{self.epochs}: step {step}/{self.steps}, {self._postfix(step)}"
-            )
+            self.say(f"{self._label()}: step {step}/{self.steps}, {self._postfix(step)}")
 
     def end_epoch(self, record: EpochRecord, improved: bool) -> None:
         """Replace the epoch's line by its result."""
@@ -48,7 +51,7 @@ class Progress:
             self.bar = None
         self.best = record.best_val_loss
         self.say(
-            f"epoch {record.epoch}/{self.epochs}: train loss {record.train_loss:.4f}, "
+            f"{self._label()}: train loss {record.train_loss:.4f}, "
             f"validation {record.val_loss:.4f}{' (best)' if improved else ''}, "
             f"learning rate {record.learning_rate:.2g}, "
             f"{record.windows_per_second:.0f} windows/s, {self._postfix(self.steps)}"
@@ -59,10 +62,16 @@ class Progress:
         self.last_line = time.monotonic()
         print(line, file=sys.stderr, flush=True)
 
+    def _label(self) -> str:
+        return f"epoch {self.epoch}" + ("" if self.epochs is None else f"/{self.epochs}")
+
     def _postfix(self, step: int) -> str:
-        done = (self.epoch - 1 + step / self.steps) / self.epochs
         elapsed = time.monotonic() - self.started
-        remaining = max(min(elapsed / done - elapsed, self.deadline - time.monotonic()), 0.0)
+        remaining = self.deadline - time.monotonic()
+        if self.epochs is not None:
+            done = (self.epoch - 1 + step / self.steps) / self.epochs
+            remaining = min(remaining, elapsed / done - elapsed)
+        remaining = max(remaining, 0.0)
         best = "" if self.best is None else f"best {self.best:.4f}, "
         return (
             f"{elapsed / (elapsed + remaining):.0%} of all, {best}elapsed {clock(elapsed)}, "
