@@ -135,13 +135,27 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command()
 @train_options
 @click.option("--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]")
-def train(data: Path | None, run_dir: Path | None, **options: Any) -> None:
+@click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun.")
+def train(data: Path | None, run_dir: Path | None, resume: bool, **options: Any) -> None:
     """Train a forecaster; the last line printed is its run directory."""
     from train import TFTTrainer
+    from train.run_dir import CONFIG, read_config
+    from train.signals import Stopped, StopRequest
 
-    config, spec = configure(options)
-    trainer = TFTTrainer(config, spec, say)
-    click.echo(trainer.train(data or built_in_fleet(), run_dir))
+    if resume and run_dir is None:
+        raise click.UsageError("--resume needs --run-dir, the run to go on with")
+    begun = resume and run_dir is not None and (run_dir / CONFIG).exists()
+    saved = read_config(run_dir) if begun and run_dir is not None else None
+    config, spec = configure(options, saved)
+    if data is None:
+        data = Path(saved["data"]["path"]) if saved is not None else built_in_fleet()
+    try:
+        with StopRequest() as stop:
+            path = TFTTrainer(config, spec, say).train(data, run_dir, resume=resume, stop=stop)
+    except Stopped as stopped:
+        say(str(stopped))
+        sys.exit(stopped.exit_code)
+    click.echo(path)
 
 
 @cli.command("lr-find")
@@ -258,37 +272,42 @@ def evaluate(
         click.echo(folder / name)
 
 
-def configure(options: Mapping[str, Any]) -> tuple["TrainConfig", "TableSpec"]:
-    """Merge a configuration file, flags and --set pairs, later ones winning."""
-    from data.reading import TableSpec, parse_bounds, table_spec
+def configure(
+    options: Mapping[str, Any], saved: Mapping[str, Any] | None = None
+) -> tuple["TrainConfig", "TableSpec"]:
+    """Merge a saved run's configuration, a file, flags and --set pairs, later ones winning."""
+    from data.reading import parse_bounds, table_spec
     from train.config import TrainConfig, parse_setting, read_config_file, split_names
 
     file = options["config"]
     keys = read_config_file(file) if file is not None else {}
     columns = keys.pop("data", {})
-    if file is not None:
-        if "targets" in columns and "target_metrics" in keys:
+    if "targets" in columns:
+        if "target_metrics" in keys:
             raise ValueError(f"{file}: keep one of target_metrics and [data] targets")
-        if "targets" in columns:
-            keys["target_metrics"] = columns["targets"]
+        keys["target_metrics"] = columns["targets"]
     for key in ("epochs", "precision", "batch_size", "max_minutes", "device"):
         if options[key] is not None:
             keys[key] = options[key]
     if options["target_metrics"] is not None:
         keys["target_metrics"] = split_names(options["target_metrics"])
     keys.update(parse_setting(pair) for pair in options["settings"])
-    if "max_minutes" in keys:
-        keys.setdefault("epochs", None)
-    config = TrainConfig.from_dict(keys)
 
-    columns = {**columns, **column_flags(options), "targets": list(config.target_metrics)}
+    columns |= column_flags(options)
     for key in ("observed", "static"):
         if options[key] is not None:
-            columns[key] = list(split_names(options[key]))
-    spec = table_spec(columns, file)
+            columns[key] = split_names(options[key])
     if options["bounds"]:
-        spec = TableSpec(**{**vars(spec), "bounds": parse_bounds(options["bounds"])})
-    return config, spec
+        columns["bounds"] = parse_bounds(options["bounds"])
+
+    if saved is not None:
+        keys = {**saved["train"], **keys}
+        spec = {key: value for key, value in saved["data"]["spec"].items() if value is not None}
+        columns = {**spec, **columns}
+    elif "max_minutes" in keys:
+        keys.setdefault("epochs", None)
+    config = TrainConfig.from_dict(keys)
+    return config, table_spec({**columns, "targets": config.target_metrics}, file)
 
 
 def column_flags(options: Mapping[str, Any]) -> dict[str, Any]:

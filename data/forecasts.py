@@ -106,7 +106,7 @@ def write_forecasts(
     check_output(path)
     columns = [_column_of(level, schema) for level in quantiles]
     names = [f"q{level:g}" for level in quantiles]
-    store = WindowStore(fleet, schema, forecaster.quantiles.device)
+    store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = 0
     sink = None

@@ -21,19 +21,22 @@ class TrainLoader:
         order: WindowOrder,
         batch_size: int,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         """Bind windows to an order.
 
         Args:
-            store: series; with workers it must lie on the CPU, and batches come in pinned memory
-                where there is a GPU.
+            store: series; with workers it must lie on the CPU.
             index: windows that `order` numbers.
             order: which windows, epoch by epoch.
             batch_size: windows in a batch; an epoch's last batch may be smaller.
             num_workers: processes that gather; 0 gathers here, on the store's device.
+            pin_memory: whether workers' batches come in memory a GPU copies from quickly.
         """
         self.store, self.index, self.order, self.batch_size = store, index, order, batch_size
-        self._workers = _worker_loader(store, index, num_workers) if num_workers else None
+        self._workers = (
+            _worker_loader(store, index, num_workers, pin_memory) if num_workers else None
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -44,8 +47,16 @@ class TrainLoader:
         """Windows in an epoch."""
         return self.order.per_epoch
 
+    @property
+    def sampled(self) -> bool:
+        """Whether an epoch leaves windows out."""
+        return self.order.per_epoch < self.order.total
+
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
-        """Yield the batches of an epoch, numbered from 0, from `first_batch` on."""
+        """Yield the batches of an epoch, numbered from 0, from `first_batch` on.
+
+        With workers one epoch lives at a time: starting another ends the one before.
+        """
         starts = range(first_batch * self.batch_size, self.order.per_epoch, self.batch_size)
         chosen = (self.order.windows(epoch, s, s + self.batch_size) for s in starts)
         return _batches(self.store, self.index, chosen, self._workers)
@@ -93,7 +104,7 @@ class _Announced(Sampler[IntArray]):
 
 
 def _worker_loader(
-    store: WindowStore, index: WindowIndex, num_workers: int
+    store: WindowStore, index: WindowIndex, num_workers: int, pin_memory: bool
 ) -> DataLoader[WindowBatch]:
     if store.device.type != "cpu":
         raise ValueError(f"workers gather on the CPU, the store is on {store.device}")
@@ -103,7 +114,7 @@ def _worker_loader(
         sampler=_Announced(),
         num_workers=num_workers,
         persistent_workers=True,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # workers' seeds; gathering draws nothing
     )
 

@@ -52,7 +52,7 @@ def split_by_time(fleet: Fleet, schema: FeatureSchema, validation_split: float) 
     return split
 
 
-def training_days(fleet: Fleet, cutoff: int, ticks: int, most: int = 20_000) -> torch.Tensor:
+def training_stretches(fleet: Fleet, cutoff: int, ticks: int, most: int = 20_000) -> torch.Tensor:
     """Cut the rows before `cutoff` into stretches for statistics, [K, ticks, M], NaN for missing.
 
     At most `most` stretches, evenly spaced, so that statistics of a huge fleet stay cheap.
@@ -65,9 +65,9 @@ def training_days(fleet: Fleet, cutoff: int, ticks: int, most: int = 20_000) -> 
     begin = (number - (stops - per_server)[server]) * ticks
     row = begin[:, None] + np.arange(ticks)
     inside = row < ends[server, None]
-    days = fleet.values[np.where(inside, fleet.offsets[server, None] + row, 0)]
-    days[~inside] = np.nan
-    return torch.from_numpy(days)
+    stretches = fleet.values[np.where(inside, fleet.offsets[server, None] + row, 0)]
+    stretches[~inside] = np.nan
+    return torch.from_numpy(stretches)
 
 
 def spread_evenly(total: int, most: int | None) -> IntArray:

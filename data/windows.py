@@ -6,6 +6,7 @@ a million windows are a few rows of (server, first origin, count).
 B batch, T context, H horizon, M metrics, K known, R static reals, S servers.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from data.calendar import weekly_table
 from data.fleet import Fleet, IntArray
 from tft.batch import WindowBatch
-from tft.schema import FeatureSchema
+from tft.schema import UNKNOWN_CODE, FeatureSchema
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ class WindowStore:
     """A fleet's series on one device, from which batches of windows are gathered."""
 
     def __init__(
-        self, fleet: Fleet, schema: FeatureSchema, device: torch.device | str = "cpu"
+        self,
+        fleet: Fleet,
+        schema: FeatureSchema,
+        device: torch.device | str = "cpu",
+        known_servers: Collection[str] | None = None,
     ) -> None:
         """Put series on a device.
 
@@ -98,6 +103,8 @@ class WindowStore:
             fleet: its metric columns must be the schema's, in order; shared, not copied, on a CPU.
             schema: lengths, codes.
             device: where batches are gathered.
+            known_servers: servers trained on; any other gets the unknown code, not a stranger's
+                bucket. None: all are known.
 
         Raises:
             ValueError: the fleet's columns or step are not the schema's.
@@ -115,8 +122,12 @@ class WindowStore:
         self.schema, self.device = schema, torch.device(device)
         self.values = torch.from_numpy(fleet.values).to(device)
         self.static = torch.from_numpy(fleet.static).to(device)
+        known = set(fleet.servers if known_servers is None else known_servers)
         codes = [
-            (schema.server_code(name), schema.profile_code(profile))
+            (
+                schema.server_code(name) if name in known else UNKNOWN_CODE,
+                schema.profile_code(profile),
+            )
             for name, profile in zip(fleet.servers, fleet.profiles, strict=True)
         ]
         self.codes = torch.tensor(codes, dtype=torch.int64, device=device).view(-1, 2)

@@ -41,7 +41,8 @@ def held_out_windows(fleet: Fleet, forecaster: Forecaster) -> HeldOut:
         ValueError: there is none.
     """
     schema, facts = forecaster.schema, forecaster.facts
-    seen = np.array([name in set(facts.servers) for name in fleet.servers])
+    trained = set(facts.servers)
+    seen = np.array([name in trained for name in fleet.servers])
     parts = [
         index_windows(fleet, schema, facts.end_tick, servers=np.flatnonzero(seen)),
         index_windows(fleet, schema, servers=np.flatnonzero(~seen)),
@@ -87,7 +88,7 @@ def evaluate(
     schema = forecaster.schema
     held_out = held_out_windows(fleet, forecaster)
     chosen = spread_evenly(len(held_out.windows), windows)
-    store = WindowStore(fleet, schema, forecaster.quantiles.device)
+    store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
     loader = EvalLoader(store, held_out.windows, chosen, BATCH_SIZE)
     names = [MODEL_NAME, *NAIVE_FORECASTS]
     sums = {
@@ -140,7 +141,7 @@ def draw_examples(
     index = held_out_windows(fleet, forecaster).windows
     last_run = np.flatnonzero(np.diff(index.server, append=-1))  # each server's latest origins
     runs = last_run[spread_evenly(len(last_run), servers)]
-    store = WindowStore(fleet, schema, forecaster.quantiles.device)
+    store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
     server, origin = index.lookup(index.ends[runs] - 1)
     batch = store.gather(server, origin)
     forecast = forecaster.forecast(batch).cpu().numpy()

@@ -17,7 +17,7 @@ from tft.forecaster import TrainingFacts
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     forecaster = tiny_forecaster()
-    forecaster.facts = TrainingFacts(("a", "b"), 77, {"note": "x"})
+    forecaster.facts = TrainingFacts(("a", "b"), 77)
     forecaster.unknown_rate = 0.25
     save_forecaster(forecaster, tmp_path / "model")
     return tmp_path / "model"
@@ -36,7 +36,7 @@ def test_round_trip_forecasts_the_same(bundle: Path) -> None:
     loaded, original = load_forecaster(bundle), tiny_forecaster()
     assert torch.equal(loaded.forecast(random_batch()), original.forecast(random_batch()))
     assert loaded.schema == original.schema
-    assert loaded.facts == TrainingFacts(("a", "b"), 77, {"note": "x"})
+    assert loaded.facts == TrainingFacts(("a", "b"), 77)
     assert loaded.unknown_rate == 0.25
     assert not loaded.training
 
@@ -104,6 +104,14 @@ def test_a_schema_the_network_does_not_fit_is_refused(bundle: Path) -> None:
     schema["observed"] = []
     edit(bundle, schema=schema)
     with pytest.raises(ValueError, match="num_past is 5, the schema needs 4"):
+        load_forecaster(bundle)
+
+
+def test_more_profiles_than_the_network_has_codes_for_are_refused(bundle: Path) -> None:
+    schema = json.loads((bundle / MANIFEST).read_text())["schema"]
+    schema["profiles"].append("mainframe")
+    edit(bundle, schema=schema)
+    with pytest.raises(ValueError, match="static_cardinalities"):
         load_forecaster(bundle)
 
 

@@ -235,6 +235,11 @@ BAD = [
     (["train", *DATA, "--config", "both.toml"], "keep one of"),
     (["train", *DATA, *TARGET, "--run-dir", "full"], "full is not empty"),
     (["train", *DATA, *TARGET, "--epoch", "1"], "No such option"),
+    (["train", *DATA, *TARGET, "--resume"], "--resume needs --run-dir"),
+    (
+        ["train", "--run-dir", "{made}/run", "--resume", "--set", "dropout=0.3"],
+        "begun with dropout",
+    ),
     (["generate", "--hours", "0", "--out-dir", "g"], "0 is not in the range"),
     (["generate", "--format", "xlsx", "--out-dir", "g"], "'xlsx' is not one of"),
     (["generate", "--hours", "24", "--out-dir", "notes.txt"], "notes.txt"),

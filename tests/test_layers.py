@@ -63,6 +63,9 @@ def test_dropout_is_before_the_gate_and_only_in_training() -> None:
     unit = GatedLinearUnit(D, D, dropout=0.5).double()
     x = torch.randn(1000, D).double()
     assert not torch.equal(unit(x), unit(x))
+    blind = GatedLinearUnit(D, D, dropout=0.5).double()
+    blind.linear.weight.data.zero_()  # what is dropped reaches nothing: only biases are left
+    assert len(blind(x).unique(dim=0)) == 1
     unit.eval()
     assert torch.equal(unit(x), unit(x))
 

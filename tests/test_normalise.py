@@ -1,5 +1,6 @@
 """Statistics of windows with and without missing ticks."""
 
+import pytest
 import torch
 
 from tft.normalise import CLIP, WindowNormaliser, presence_channels
@@ -28,9 +29,11 @@ def test_round_trip() -> None:
     torch.testing.assert_close(back.squeeze(-1), values)
 
 
-def test_a_window_that_never_moves_uses_the_floor_of_training() -> None:
+@pytest.mark.parametrize("level", [40.0, 37.3, 62.7, 0.1, 55.57, 1e9 + 7])
+def test_a_window_that_never_moves_uses_the_floor_of_training(level: float) -> None:
+    """Also where the mean of equal numbers is not quite that number in float32."""
     normaliser = fitted()
-    scale = normaliser.measure(torch.full((1, 9, 2), 40.0))
+    scale = normaliser.measure(torch.full((1, 288, 2), level))
     assert torch.equal(scale.spread[0], normaliser.spread_floor)
     assert (normaliser.spread_floor > 0).all()
 
@@ -50,6 +53,15 @@ def test_training_that_saw_nothing_or_no_change_has_finite_statistics() -> None:
         normaliser.fit(days, torch.full((3, 1), torch.nan))
         assert all(buffer.isfinite().all() for buffer in normaliser.buffers())
         assert (normaliser.spread_floor > 0).all()
+
+
+def test_constant_stretches_do_not_set_the_floor() -> None:
+    torch.manual_seed(0)
+    stretches = torch.randn(100, 288, 1) * 3 + 40
+    stretches[:40] = torch.tensor([62.7, 55.57, 37.3, 0.1]).repeat(10).view(40, 1, 1)
+    normaliser = WindowNormaliser(1, 0)
+    normaliser.fit(stretches, torch.zeros(1, 0))
+    assert 2 < normaliser.spread_floor < 3.5
 
 
 def test_static_inputs_are_standardised() -> None:

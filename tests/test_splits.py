@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.splits import split_by_time, spread_evenly, training_days
+from data.splits import split_by_time, spread_evenly, training_stretches
 from tests.builders import SCHEMA, small_fleet
 
 T, H, MIN = SCHEMA.context_length, SCHEMA.prediction_horizon, SCHEMA.min_context_length
@@ -46,10 +46,10 @@ def test_too_short_a_table_says_how_much_is_needed() -> None:
 def test_statistics_never_see_validation() -> None:
     fleet = small_fleet((60, 80, 50))
     cutoff = int(fleet.first_tick.min()) + 45
-    before = training_days(fleet, cutoff, ticks=10)
+    before = training_stretches(fleet, cutoff, ticks=10)
     for server in range(3):
         fleet.series(server)[max(cutoff - int(fleet.first_tick[server]), 0) :] = 1e9
-    after = training_days(fleet, cutoff, ticks=10)
+    after = training_stretches(fleet, cutoff, ticks=10)
     assert torch.equal(before.nan_to_num(-1), after.nan_to_num(-1))
     assert before.nan_to_num(0).max() < 1e9
 
@@ -57,21 +57,21 @@ def test_statistics_never_see_validation() -> None:
 def test_statistics_see_every_training_row_once() -> None:
     fleet = small_fleet((60, 80, 50))
     cutoff = int(fleet.first_tick.min()) + 45
-    days = training_days(fleet, cutoff, ticks=10)
+    days = training_stretches(fleet, cutoff, ticks=10)
     seen = np.sort(days[~days.isnan().any(-1)].flatten().numpy())
     rows = [fleet.series(s)[: cutoff - int(fleet.first_tick[s])] for s in range(3)]
     np.testing.assert_array_equal(seen, np.sort(np.concatenate(rows).ravel()))
 
 
 def test_statistics_of_a_huge_fleet_look_at_a_part() -> None:
-    days = training_days(small_fleet((60, 80, 50)), 10**6, ticks=10, most=7)
+    days = training_stretches(small_fleet((60, 80, 50)), 10**6, ticks=10, most=7)
     assert days.shape == (7, 10, 3)
 
 
 def test_a_server_that_appears_after_the_cutoff_is_left_out_of_statistics() -> None:
     fleet = small_fleet((60, 80))
     late = replace(fleet, first_tick=np.array([1000, 5000]))
-    days = training_days(late, 1060, ticks=10)
+    days = training_stretches(late, 1060, ticks=10)
     assert len(days) == 6
 
 

@@ -4,10 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+from data.forecasts import latest_origins, write_forecasts
 from data.reading import TableSpec, read_fleet
+from data.splits import spread_evenly
 from data.windows import WindowStore, index_windows
 from tests.builders import SMALL_TRAINING, small_table
 from tft.bundle import load_forecaster
@@ -40,7 +43,7 @@ def test_the_run_directory_holds_what_is_promised(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "config.json", "data.txt", "metrics.jsonl", "training_info.json", "model", "checkpoints",
-        "logs",
+        "logs", ".lock",
     }  # fmt: skip
     info = json.loads((run / "training_info.json").read_text())
     assert info.keys() >= INFO_KEYS
@@ -77,8 +80,6 @@ def test_the_best_epochs_loss_is_that_of_the_bundle(run: Path, table: Path) -> N
     forecaster = load_forecaster(run / "model")
     fleet = read_fleet(table, TableSpec(), forecaster.schema).fleet
     index = index_windows(fleet, forecaster.schema, forecaster.facts.end_tick)
-    from data.splits import spread_evenly
-
     chosen = index.lookup(spread_evenly(len(index), 32))
     loss = forecaster.quantile_loss(WindowStore(fleet, forecaster.schema).gather(*chosen)).mean()
     info = json.loads((run / "training_info.json").read_text())
@@ -122,9 +123,24 @@ def test_find_lr_starts_from_the_suggestion(
     assert info["learning_rate"] == suggestion != CONFIG.learning_rate
 
 
+def test_a_new_servers_forecast_does_not_depend_on_its_name(run: Path, tmp_path: Path) -> None:
+    forecaster = load_forecaster(run / "model")
+    forecasts = []
+    for name in ("new-a", "new-b", "server0"):
+        small_table(servers=1).assign(server_name=name).to_parquet(tmp_path / f"{name}.parquet")
+        origins_of = read_fleet(tmp_path / f"{name}.parquet", TableSpec(), forecaster.schema).fleet
+        write_forecasts(
+            forecaster, origins_of, latest_origins(origins_of, forecaster.schema),
+            tmp_path / f"{name}.csv", (0.5,),
+        )  # fmt: skip
+        forecasts.append(pd.read_csv(tmp_path / f"{name}.csv")["q0.5"])
+    assert forecasts[0].equals(forecasts[1])
+    assert not forecasts[0].equals(forecasts[2])  # a server it knows
+
+
 def test_a_run_is_never_overwritten(run: Path, table: Path) -> None:
     before = (run / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match="not empty; name another"):
+    with pytest.raises(ValueError, match="not empty; go on with --resume"):
         TFTTrainer(CONFIG, say=quiet).train(table, run)
     assert (run / "metrics.jsonl").read_bytes() == before
 

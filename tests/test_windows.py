@@ -13,6 +13,7 @@ from data.calendar import weekly_table
 from data.fleet import Fleet
 from data.windows import WindowIndex, WindowStore, index_windows
 from tests.builders import SCHEMA, small_fleet
+from tft.schema import UNKNOWN_CODE
 
 T, H, MIN = SCHEMA.context_length, SCHEMA.prediction_horizon, SCHEMA.min_context_length
 
@@ -96,6 +97,15 @@ def test_static_inputs_are_each_servers_own() -> None:
     np.testing.assert_array_equal(batch.static_reals.numpy(), fleet.static[[2, 0]])
     expected = [[SCHEMA.server_code(f"server{i}"), 1 + i % 2] for i in (2, 0)]
     assert batch.static_codes.tolist() == expected
+
+
+def test_a_server_nobody_trained_on_has_the_unknown_code() -> None:
+    """Hashed, it would borrow a stranger's code, or one that was never trained."""
+    fleet = small_fleet()
+    store = WindowStore(fleet, SCHEMA, known_servers=["server0", "server2"])
+    batch = store.gather(np.arange(3), fleet.first_tick + 40)
+    codes = [SCHEMA.server_code("server0"), UNKNOWN_CODE, SCHEMA.server_code("server2")]
+    assert batch.static_codes[:, 0].tolist() == codes
 
 
 def test_known_inputs_are_the_clocks() -> None:

@@ -51,7 +51,8 @@ class InterpretableMultiHeadAttention(nn.Module):
         """Return what `forward` weighs the values by, averaged over heads, [B, H, L]."""
         q, k = self._split(self.query(queries)), self._split(self.key(keys))
         scores = q @ k.transpose(-2, -1) / math.sqrt(self.head_size)
-        scores = scores.float().masked_fill(~mask.unsqueeze(1), -torch.inf)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores.masked_fill(~mask.unsqueeze(1), -torch.inf)
         return torch.softmax(scores, dim=-1).mean(1)
 
     def _split(self, x: Tensor) -> Tensor:

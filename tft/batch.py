@@ -21,5 +21,10 @@ class WindowBatch(NamedTuple):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "WindowBatch":
         """Copy to a device; `history_length` stays on the CPU, where it shapes the LSTM's input."""
-        moved = (tensor.to(device, non_blocking=non_blocking) for tensor in self)
-        return WindowBatch(*moved)._replace(history_length=self.history_length)
+        stays = self.history_length
+        moved = (t if t is stays else t.to(device, non_blocking=non_blocking) for t in self)
+        return WindowBatch(*moved)
+
+    def to_dtype(self, dtype: torch.dtype) -> "WindowBatch":
+        """Cast real numbers."""
+        return WindowBatch(*(t.to(dtype) if t.is_floating_point() else t for t in self))

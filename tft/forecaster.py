@@ -3,8 +3,7 @@
 B batch, T context, H horizon, M targets, Q quantiles.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,10 @@ from tft.normalise import WindowNormaliser, WindowScale, presence_channels
 from tft.quantiles import LossSum, quantile_loss
 from tft.schema import UNKNOWN_CODE, FeatureSchema
 
+# Spreads. Of the loss of a flat forecast on 1,024 Bitbrains windows, 1 % of them make up 74 %
+# without clipping, 16 % clipped at 50, 10 % at 20.
+TARGET_CLIP = 20.0
+
 
 @dataclass(frozen=True)
 class TrainingFacts:
@@ -25,8 +28,6 @@ class TrainingFacts:
     """Servers whose history was trained on."""
     end_tick: int = 0
     """First tick after every training window's last."""
-    info: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else worth keeping, as JSON."""
 
 
 class Encoded(NamedTuple):
@@ -97,7 +98,14 @@ class Forecaster(nn.Module):
         """
         super().__init__()
         expected = network_config(schema)
-        for name in ("num_past", "num_future", "num_targets", "num_static_reals", "quantiles"):
+        for name in (
+            "num_past",
+            "num_future",
+            "num_targets",
+            "num_static_reals",
+            "static_cardinalities",
+            "quantiles",
+        ):
             if getattr(network.config, name) != getattr(expected, name):
                 raise ValueError(
                     f"the network's {name} is {getattr(network.config, name)}, "
@@ -120,6 +128,7 @@ class Forecaster(nn.Module):
         M, H = len(schema.targets), schema.prediction_horizon
         T = batch.past.shape[1]
         with torch.autocast(batch.past.device.type, enabled=False):
+            batch = batch.to_dtype(self.normaliser.typical_level.dtype)
             raw = batch.past.masked_fill(~batch.past.isfinite(), torch.nan)
             scale = self.normaliser.measure(raw)
             past = presence_channels(self.normaliser.normalise(raw, scale))
@@ -140,15 +149,23 @@ class Forecaster(nn.Module):
         return Encoded(inputs, scale)
 
     def quantile_loss(self, batch: WindowBatch) -> LossSum:
-        """Sum the quantile loss, in units of each window's spread, over observed targets."""
+        """Sum the quantile loss, in units of each window's spread, over observed targets.
+
+        Targets are clipped: after a day of idling, one job is thousands of spreads away, and ten
+        such windows would decide which epoch is best. Gradients hardly change, as the quantile
+        loss's do not grow with the error.
+        """
         inputs, scale = self.encode(batch)
         forecast = self.network(inputs).quantiles
-        target = self.normaliser.normalise(batch.future, scale)
+        target = self.normaliser.normalise(batch.future, scale).clamp(-TARGET_CLIP, TARGET_CLIP)
         return quantile_loss(forecast, target, self.quantiles)
 
     @torch.no_grad()
     def forecast(self, batch: WindowBatch) -> Tensor:
-        """Return quantiles [B, H, M, Q] in raw units, ascending in Q and within the bounds."""
+        """Return quantiles [B, H, M, Q] in raw units, ascending in Q and within the bounds.
+
+        In evaluation mode, that is: in training mode dropout and hidden codes apply here too.
+        """
         return self.explain(batch).quantiles
 
     @torch.no_grad()

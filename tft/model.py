@@ -141,7 +141,9 @@ class TFT(nn.Module):
         future_x, future_weights = self.future_selection(inputs.future, self.future_embedding, c_s)
 
         # Locality enhancement with a sequence-to-sequence layer, section 4.5.1.
-        with torch.autocast("cpu", enabled=False):  # oneDNN has no fp16 LSTM; bf16 gains nothing
+        # In the weights' own precision: cuDNN's autocast is fp16 even where bf16 was asked for, and
+        # gradients through 384 steps vanish in it; oneDNN has no fp16 LSTM at all.
+        with torch.autocast(past_x.device.type, enabled=False):
             past_x, future_x, h_0, c_0 = self._as_weights(past_x, future_x, h_0, c_0)
             encoded, state = self._encode(past_x, (h_0, c_0), length)
             decoded, _ = self.decoder(future_x, state)
@@ -196,9 +198,7 @@ class TFT(nn.Module):
         return past, seen, length if bool((length < longest).any()) else None
 
     def _as_weights(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """On a CPU, cast what autocast made to the LSTMs' own precision."""
-        if tensors[0].device.type != "cpu":
-            return tensors
+        """Cast what autocast made to the LSTMs' own precision."""
         weight = self.encoder.all_weights[0][0]
         return tuple(tensor.to(weight.dtype) for tensor in tensors)
 

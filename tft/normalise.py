@@ -5,7 +5,7 @@ each metric of each window is measured in its own standard deviations around its
 are given back to the network as static inputs (reversible instance normalisation, Kim et al. 2022,
 without its learned affine).
 
-B batch, T context, M metrics (targets first), R static reals, K blocks of a day of training rows.
+B batch, T context, M metrics (targets first), R static reals, K stretches of training rows.
 """
 
 from typing import NamedTuple
@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+RESOLUTION = 1e-6  # of the level: less movement than that is float32's rounding
 CLIP = 10.0  # inputs stay within so many standard deviations; targets are not clipped
-FLOOR_QUANTILE = 0.1  # of the training days' standard deviations: a quieter window uses it instead
+# Of the training stretches' standard deviations; a quieter window is measured by it instead.
+FLOOR_QUANTILE = 0.1
 
 
 class WindowScale(NamedTuple):
@@ -46,14 +48,14 @@ class WindowNormaliser(nn.Module):
         self.register_buffer("static_std", torch.ones(num_static_reals))
 
     @torch.no_grad()
-    def fit(self, days: Tensor, static_reals: Tensor) -> None:
+    def fit(self, stretches: Tensor, static_reals: Tensor) -> None:
         """Take statistics from training rows.
 
         Args:
-            days: [K, ticks, M] raw units, NaN where missing; each a stretch of one server's rows.
+            stretches: [K, ticks, M] raw units, NaN where missing; each is of one server's rows.
             static_reals: [training servers, R] raw units, NaN where missing.
         """
-        level, spread = _level_and_spread(days)  # [K, M], NaN where a day saw nothing
+        level, spread = _level_and_spread(stretches)  # [K, M], NaN where nothing was seen
         moving = torch.where(spread > 0, spread, torch.nan)
         self.typical_level.copy_(level.nanmedian(0).values.nan_to_num(0.0))
         self.typical_spread.copy_(moving.nanmedian(0).values.nan_to_num(1.0))
@@ -111,7 +113,9 @@ def _level_and_spread(values: Tensor) -> tuple[Tensor, Tensor]:
     centred = (values - level.unsqueeze(1)).abs()
     largest = centred.nan_to_num(0.0).amax(1).clamp(min=1e-30)  # its square may overflow float32
     relative = _nan_mean((centred / largest.unsqueeze(1)).square(), 1).sqrt()
-    return level, relative * largest
+    spread = relative * largest
+    moves = spread > RESOLUTION * level.abs()
+    return level, torch.where(moves | spread.isnan(), spread, 0.0)
 
 
 def _nan_mean(values: Tensor, dim: int) -> Tensor:

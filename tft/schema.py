@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -27,6 +27,18 @@ class Metric:
             raise ValueError(
                 f"metric {self.name!r}: lower bound {self.lower} is not below upper {self.upper}"
             )
+
+
+def check_quantiles(levels: Sequence[float]) -> None:
+    """Refuse levels no monotone head can be built for.
+
+    Raises:
+        ValueError: they do not ascend, lack the median, or leave (0, 1).
+    """
+    if list(levels) != sorted(set(levels)) or 0.5 not in levels:
+        raise ValueError(f"quantiles {tuple(levels)} must ascend and contain 0.5")
+    if levels[0] <= 0.0 or levels[-1] >= 1.0:
+        raise ValueError(f"quantiles {tuple(levels)} must lie strictly between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,7 @@ class FeatureSchema:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"schema names {', '.join(repeated)} twice; give each one role")
-        if list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
-            raise ValueError(f"quantiles {self.quantiles} must ascend and contain 0.5")
-        if self.quantiles[0] <= 0.0 or self.quantiles[-1] >= 1.0:
-            raise ValueError(f"quantiles {self.quantiles} must lie strictly between 0 and 1")
+        check_quantiles(self.quantiles)
         if not 1 <= self.min_context_length <= self.context_length:
             raise ValueError(
                 f"min_context_length {self.min_context_length} must be between 1 and "

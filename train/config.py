@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from tft.schema import DEFAULT_QUANTILES
+from report.scores import SCORED_QUANTILES
+from tft.schema import DEFAULT_QUANTILES, check_quantiles
 
 PRECISION_ALIASES = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 
@@ -37,13 +38,13 @@ class TrainConfig:
     prediction_horizon: int = 96
     """Ticks forecast."""
     quantiles: tuple[float, ...] = DEFAULT_QUANTILES
-    """Levels forecast."""
+    """Levels forecast; 0.1, 0.5 and 0.9, which are scored, among them."""
     validation_split: float = 0.2
     """Share of the time span, at its end, that validates."""
     validation_windows: int | None = 1024
     """Windows validated per epoch, evenly spaced; none: every one."""
     windows_per_epoch: int | None = 4096
-    """Windows trained per epoch; none: every one. Neighbouring windows differ by one tick."""
+    """Most windows trained per epoch; none: every one. Neighbours differ by one tick."""
     num_workers: int = 0
     """Processes that gather batches; 0 gathers them on the device itself."""
 
@@ -68,8 +69,8 @@ class TrainConfig:
     """Windows in a batch."""
     accumulate_grad_batches: int = 1
     """Batches in an optimizer step; equals one batch as large as all of them."""
-    learning_rate: float = 0.01
-    """AdamW's, at the start."""
+    learning_rate: float = 0.003
+    """AdamW's, at the start; chosen by measurement, see benchmarks/NOTES.md."""
     auto_lr_find: bool = False
     """Replace learning_rate by an LR range test's suggestion."""
     weight_decay: float = 0.01
@@ -77,9 +78,9 @@ class TrainConfig:
     gradient_clip_val: float = 0.1
     """Largest norm of a step's gradient."""
     plateau_patience: int = 4
-    """Epochs without a better validation loss before the learning rate is halved."""
+    """Epochs in a row without a better validation loss that halve the learning rate."""
     early_stopping_patience: int = 8
-    """Epochs without a better validation loss before training stops."""
+    """Epochs in a row without a better validation loss that end the training."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network; weights and normalisation stay in fp32."""
     random_seed: int = 42
@@ -89,7 +90,9 @@ class TrainConfig:
 
     # What is recorded.
     checkpoints_dir: str = "checkpoints"
-    """Folder in the run directory for the last epoch's forecaster."""
+    """Folder in the run directory for what --resume goes on from."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints within an epoch; one is written at every epoch's end."""
     logs_dir: str = "logs"
     """Folder in the run directory for TensorBoard."""
     log_every_n_steps: int = 50
@@ -99,7 +102,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could not be trained, by name."""
-        object.__setattr__(self, "precision", PRECISION_ALIASES.get(self.precision, self.precision))
+        if isinstance(self.precision, str):
+            precision = PRECISION_ALIASES.get(self.precision, self.precision)
+            object.__setattr__(self, "precision", precision)
         hints = typing.get_type_hints(TrainConfig)
         for field in fields(self):
             value = _coerce(getattr(self, field.name), hints[field.name])
@@ -109,6 +114,10 @@ class TrainConfig:
                     f"{_describe(hints[field.name])}"
                 )
             object.__setattr__(self, field.name, value)
+        check_quantiles(self.quantiles)
+        missing = [level for level in SCORED_QUANTILES if level not in self.quantiles]
+        if missing:
+            raise ValueError(f"quantiles = {self.quantiles}: expected {missing[0]} among them")
         if not self.target_metrics:
             raise ValueError("target_metrics is empty: name at least one column to forecast")
         for name, (low, high) in _RANGES.items():
@@ -207,6 +216,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "plateau_patience": (1, _HUGE),
     "early_stopping_patience": (1, _HUGE),
     "random_seed": (0, 2**63 - 1),
+    "checkpoint_minutes": (0.0, _HUGE),
     "log_every_n_steps": (1, _HUGE),
 }
 _MISFIT = object()

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.loaders import TrainLoader
 from tft.batch import WindowBatch
 from tft.bundle import write_atomically
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.loop import grouped, make_optimizer, train_step
 from train.precision import grad_scaler
+from train.step import TrainLoader, grouped, make_optimizer, train_step
 
 SMOOTHING = 0.9  # of the running mean of losses
 SETTLING = 10  # steps the running mean needs: what it shows before is noise
@@ -80,7 +79,7 @@ def lr_range_test(
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
             result = train_step(trial, next(groups), optimizer, scaler, config)
-            loss = float(result.total / result.observed.clamp(min=1))
+            loss = result.loss
             if not math.isfinite(loss):
                 break
             running = SMOOTHING * running + (1 - SMOOTHING) * loss

@@ -8,6 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 from train.run_dir import EpochRecord
+from train.state import TrainState
+from train.step import TrainLoader
 
 PLAIN_SECONDS = 20.0  # between lines where stderr is not a terminal
 
@@ -19,7 +21,7 @@ class Progress:
         self,
         epochs: int | None,
         steps_per_epoch: int,
-        windows_per_epoch: int,
+        loader: TrainLoader,
         deadline: float = math.inf,
     ) -> None:
         self.epochs, self.steps, self.deadline = epochs, steps_per_epoch, deadline
@@ -27,14 +29,19 @@ class Progress:
         self.best: float | None = None
         self.bar: Any = None
         self.epoch = 1
-        how_many = "epochs, as many as fit," if epochs is None else f"{epochs} epochs"
-        self.say(f"{how_many} of {windows_per_epoch:,} windows, {steps_per_epoch:,} steps")
+        self.first: float | None = None  # position at which this process began, in epochs
+        self.windows = loader.windows_per_epoch
+        self.sampled = " sampled" if loader.sampled else ""
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, state: TrainState) -> None:
         """Open the epoch's line."""
-        self.epoch = epoch
+        self.epoch = state.epoch
+        self.best = state.best_loss if state.best_epoch else None
+        self.first = self.first if self.first is not None else self._position(state.step_in_epoch)
         if sys.stderr.isatty():
-            self.bar = tqdm(total=self.steps, desc=self._label(), leave=False)
+            self.bar = tqdm(
+                total=self.steps, initial=state.step_in_epoch, desc=self._label(), leave=False
+            )
 
     def step(self, step: int) -> None:
         """Show that a step is done."""
@@ -63,14 +70,20 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
     def _label(self) -> str:
-        return f"epoch {self.epoch}" + ("" if self.epochs is None else f"/{self.epochs}")
+        of = "" if self.epochs is None else f"/{self.epochs}"
+        return f"epoch {self.epoch}{of} of {self.windows:,}{self.sampled} windows"
+
+    def _position(self, step: int) -> float:
+        return self.epoch - 1 + step / self.steps
 
     def _postfix(self, step: int) -> str:
         elapsed = time.monotonic() - self.started
         remaining = self.deadline - time.monotonic()
         if self.epochs is not None:
-            done = (self.epoch - 1 + step / self.steps) / self.epochs
-            remaining = min(remaining, elapsed / done - elapsed)
+            assert self.first is not None
+            done = self._position(step) - self.first
+            left = self.epochs - self._position(step)
+            remaining = min(remaining, elapsed * left / max(done, 1e-9))
         remaining = max(remaining, 0.0)
         best = "" if self.best is None else f"best {self.best:.4f}, "
         return (

@@ -5,25 +5,29 @@ data.txt            what reading the table found
 metrics.jsonl       one line an epoch
 training_info.json  how it ended
 model/              the best epoch's forecaster, to serve
-checkpoints/last/   the last epoch's forecaster
+checkpoints/        what --resume goes on from: the newest, and the best three
 logs/               TensorBoard
+.lock               held by the process that trains here
 """
 
 import json
+import math
 import resource
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from tft.bundle import save_forecaster, write_atomically
 from tft.forecaster import Forecaster
+from train.checkpoint import save_checkpoint
 from train.config import TrainConfig
-
-if TYPE_CHECKING:
-    from train.loop import StepResult
+from train.lock import LOCK, RunLock
+from train.state import TrainState
+from train.step import StepResult
 
 MODEL_DIR = "model"
 CONFIG, METRICS, INFO, DATA = "config.json", "metrics.jsonl", "training_info.json", "data.txt"
@@ -42,7 +46,7 @@ class EpochRecord:
     learning_rate: float
     """Of this epoch."""
     time_seconds: float
-    """Of this epoch, validation included."""
+    """Of this epoch, validation included; of its part since the last resume."""
     gpu_memory_mb: float
     """Peak allocated on the GPU so far, 0 without one."""
     windows: int
@@ -60,18 +64,26 @@ class EpochRecord:
 class RunDirectory:
     """Writes the files; whole or not at all, except metrics.jsonl, which grows by lines."""
 
-    def __init__(self, path: Path, config: TrainConfig) -> None:
-        """Create the directory.
+    def __init__(self, path: Path, config: TrainConfig, resume: bool = False) -> None:
+        """Create the directory, or open it to go on, and keep others out.
 
         Raises:
-            ValueError: it exists and is not empty.
+            ValueError: it is not empty and `resume` is false, or another process is at work in it.
         """
-        check_free(path)
+        if not resume:
+            check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         self.path, self.config = path, config
+        self._lock = RunLock(path)
         from torch.utils.tensorboard import SummaryWriter  # slow to import, needed only here
 
         self._board = SummaryWriter(str(path / config.logs_dir))
+        self._last_checkpoint = time.monotonic()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / self.config.checkpoints_dir
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file."""
@@ -85,50 +97,77 @@ class RunDirectory:
         """Keep this forecaster as the one to serve."""
         save_forecaster(forecaster, self.path / MODEL_DIR)
 
-    def save_last(self, forecaster: Forecaster) -> None:
-        """Keep this forecaster as the last epoch's."""
-        save_forecaster(forecaster, self.path / self.config.checkpoints_dir / "last")
+    def save_checkpoint(self, state: TrainState, validation_loss: float | None = None) -> None:
+        """Keep everything `--resume` needs."""
+        save_checkpoint(self.checkpoints, state.state_dict(), state.step, validation_loss)
+        self._last_checkpoint = time.monotonic()
 
-    def log_step(self, step: int, result: "StepResult", optimizer: torch.optim.Optimizer) -> None:
+    def checkpoint_if_due(self, state: TrainState) -> None:
+        """Keep it where the last one is too long ago."""
+        if time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes:
+            self.save_checkpoint(state)
+
+    def end_epoch(self, state: TrainState) -> None:
+        """Keep a checkpoint that stands for the epoch just ended."""
+        loss = state.validation_loss
+        self.save_checkpoint(state, loss if math.isfinite(loss) else None)
+
+    def forget_from(self, epoch: int) -> None:
+        """Drop the lines of epochs that a resumed training will train again."""
+        path = self.path / METRICS
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+            kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
+            write_atomically(path, "".join(kept).encode())
+
+    def log_step(self, state: TrainState, result: StepResult) -> None:
         """Record a step in TensorBoard, one in `log_every_n_steps`."""
-        if step % self.config.log_every_n_steps:
+        if state.step % self.config.log_every_n_steps:
             return
-        loss = result.total / result.observed.clamp(min=1)
-        self._scalar("loss/train_step", float(loss), step)
-        self._scalar("gradient/norm", float(result.gradient_norm), step)
+        self._board.add_scalar("loss/train_step", result.loss, state.step)
+        self._board.add_scalar("gradient/norm", float(result.gradient_norm), state.step)
+        if state.scaler.is_enabled():
+            self._board.add_scalar("gradient/loss_scale", state.scaler.get_scale(), state.step)
         if self.config.lr_monitor_interval == "step":
-            self._scalar("learning_rate", optimizer.param_groups[0]["lr"], step)
+            rate = state.optimizer.param_groups[0]["lr"]
+            self._board.add_scalar("learning_rate", rate, state.step)
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Record an epoch in metrics.jsonl and TensorBoard."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(record).items()
+        }
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
-        self._scalar("loss/train", record.train_loss, record.epoch)
-        self._scalar("loss/validation", record.val_loss, record.epoch)
-        self._scalar("speed/windows_per_second", record.windows_per_second, record.epoch)
-        self._scalar("memory/resident_mb", record.memory_mb, record.epoch)
-        self._scalar("memory/gpu_mb", record.gpu_memory_mb, record.epoch)
+            file.write(json.dumps(plain) + "\n")
+        points = {
+            "loss/train": record.train_loss,
+            "loss/validation": record.val_loss,
+            "speed/windows_per_second": record.windows_per_second,
+            "memory/resident_mb": record.memory_mb,
+            "memory/gpu_mb": record.gpu_memory_mb,
+        }
         if self.config.lr_monitor_interval == "epoch":
-            self._scalar("learning_rate", record.learning_rate, record.epoch)
+            points["learning_rate"] = record.learning_rate
+        for name, value in points.items():
+            self._board.add_scalar(name, value, record.epoch)
         self._board.flush()
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Close TensorBoard's file and let others in."""
         self._board.close()
-
-    def _scalar(self, name: str, value: float, step: int) -> None:
-        self._board.add_scalar(name, value, step)
+        self._lock.release()
 
 
 def check_free(path: Path) -> None:
     """Refuse a run directory in which a run would be lost.
 
     Raises:
-        ValueError: it exists and is not an empty directory.
+        ValueError: it exists and holds something.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(p.name != LOCK for p in path.iterdir())):
         raise ValueError(
-            f"run directory {path} is not empty; name another with --run-dir, or remove it first"
+            f"run directory {path} is not empty; go on with --resume, or name another --run-dir"
         )
 
 
@@ -157,5 +196,5 @@ def gpu_memory_mb(device: torch.device) -> float:
 
 def resident_memory_mb() -> float:
     """Return the most memory this process has had resident, MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes; bytes on macOS
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,30 +1,57 @@
 """From a table to a trained run directory: the one module of `train` that reads data."""
 
+import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from data.fleet import Fleet
 from data.loaders import EvalLoader, TrainLoader
 from data.reading import ReadResult, TableSpec, read_fleet
 from data.sampling import WindowOrder
-from data.splits import Split, split_by_time, spread_evenly, training_days
+from data.splits import Split, split_by_time, spread_evenly, training_stretches
 from data.windows import WindowStore
 from tft.forecaster import Forecaster, TrainingFacts, network_config
 from tft.model import TFT
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
+from train.checkpoint import newest_checkpoint
 from train.config import TrainConfig
 from train.loop import FitResult, fit
 from train.lr_find import RangeTest, lr_range_test
-from train.run_dir import CONFIG, DATA, INFO, RunDirectory, check_free, resident_memory_mb
+from train.run_dir import (
+    CONFIG,
+    DATA,
+    INFO,
+    RunDirectory,
+    check_free,
+    read_config,
+    resident_memory_mb,
+)
+from train.signals import StopRequest
+from train.state import TrainState
+
+BoolArray = npt.NDArray[np.bool_]
+# Keys that may differ when a run is resumed: they change how long and where, not what.
+MAY_CHANGE = {
+    "epochs",
+    "max_minutes",
+    "device",
+    "num_workers",
+    "checkpoint_minutes",
+    "log_every_n_steps",
+    "lr_monitor_interval",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,12 @@ class Prepared:
     validation_loader: EvalLoader
     read: ReadResult
     split: Split
+
+    @property
+    def fingerprint(self) -> str:
+        """Tell this table, split as it is, from any other."""
+        values = zlib.crc32(np.ascontiguousarray(self.read.fleet.values).data)
+        return f"{values:08x}-{self.split.cutoff}-{len(self.split.train)}"
 
 
 class TFTTrainer:
@@ -59,7 +92,12 @@ class TFTTrainer:
         self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
 
     def train(
-        self, data: str | Path, run_dir: str | Path | None = None, find_lr: bool = False
+        self,
+        data: str | Path,
+        run_dir: str | Path | None = None,
+        find_lr: bool = False,
+        resume: bool = False,
+        stop: StopRequest | None = None,
     ) -> Path:
         """Train on a table.
 
@@ -67,6 +105,8 @@ class TFTTrainer:
             data: CSV or Parquet file, or a folder of them.
             run_dir: a new or empty directory; None: one under ./runs, named by the time.
             find_lr: start from an LR range test's suggestion, like `auto_lr_find`.
+            resume: go on from the newest whole checkpoint in `run_dir`, if there is one.
+            stop: asked after every step whether to save and leave.
 
         Returns:
             The run directory.
@@ -74,47 +114,67 @@ class TFTTrainer:
         Raises:
             ValueError: the table or the configuration cannot be used; nothing was written.
             FloatingPointError: training did not stay finite.
+            Stopped: on request, after saving.
         """
         started = time.monotonic()
         began = datetime.now(UTC)
         path = Path(run_dir) if run_dir else Path("runs") / began.strftime("%Y%m%d-%H%M%S")
-        check_free(path)
-        config = self.config
+        config = replace(self.config, auto_lr_find=find_lr or self.config.auto_lr_find)
+        if resume:
+            check_same(path, config, self.spec)
+        else:
+            check_free(path)
         prepared = self.prepare(data)
-        run = RunDirectory(path, config)
+        run = RunDirectory(path, config, resume)
         try:
-            run.write_json(
-                CONFIG,
-                {
-                    "train": config.to_dict(),
-                    "data": {"path": str(Path(data).resolve()), "spec": asdict(self.spec)},
-                },
-            )
+            spec = {"path": str(Path(data).resolve()), "spec": asdict(self.spec)}
+            run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
             run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
-            if find_lr or config.auto_lr_find:
-                found = self._find(prepared)
-                config = replace(config, learning_rate=found.suggestion)
-                self.say(f"learning rate {found.suggestion:.2g}, from a range test")
-            torch.manual_seed(config.random_seed)
+            state = self._state(prepared, config, run, resume)
             deadline = started + 60 * config.max_minutes if config.max_minutes else math.inf
             result = fit(
-                prepared.forecaster,
+                state,
                 prepared.train_loader,
                 prepared.validation_loader,
                 config,
                 run,
+                stop,
                 deadline,
             )
             seconds = time.monotonic() - started
             run.write_json(INFO, training_info(prepared, config, result, began, seconds))
         finally:
             run.close()
+        sampled = " sampled" if prepared.train_loader.sampled else ""
         self.say(
-            f"best epoch {result.best_epoch} of {result.epochs}, validation loss "
+            f"best epoch {result.best_epoch} of {result.epochs} of "
+            f"{prepared.train_loader.windows_per_epoch:,}{sampled} windows, validation loss "
             f"{result.best_validation_loss:.4f}, {seconds / 60:.1f} min, peak memory "
             f"{resident_memory_mb():.0f} MB"
         )
         return path
+
+    def _state(
+        self, prepared: Prepared, config: TrainConfig, run: RunDirectory, resume: bool
+    ) -> TrainState:
+        """Return the state of the newest whole checkpoint, or a fresh one."""
+        found = newest_checkpoint(run.checkpoints, self.say) if resume else None
+        if found is not None:
+            checkpoint, saved = found
+            state = TrainState(prepared.forecaster, config, prepared.fingerprint)
+            state.load_state_dict(saved)
+            run.forget_from(state.epoch)
+            self.say(f"resuming at epoch {state.epoch}, step {state.step}, from {checkpoint.name}")
+            return state
+        if resume:
+            self.say("no checkpoint yet: starting from the beginning")
+            run.forget_from(1)
+        if config.auto_lr_find:
+            found_rate = self._find(prepared).suggestion
+            config = replace(config, learning_rate=found_rate)
+            self.say(f"learning rate {found_rate:.2g}, from a range test")
+        torch.manual_seed(config.random_seed)
+        return TrainState(prepared.forecaster, config, prepared.fingerprint)
 
     def find_lr(self, data: str | Path) -> RangeTest:
         """Run an LR range test on a table; writes nothing."""
@@ -131,18 +191,29 @@ class TFTTrainer:
         fleet = read.fleet
         schema = build_schema(read, config)
         split = split_by_time(fleet, schema, config.validation_split)
+        trained = fleet.first_tick < split.cutoff
+        schema = replace(schema, profiles=known_profiles(fleet, trained))
         torch.manual_seed(config.random_seed)
         forecaster = build_forecaster(fleet, schema, split, config).to(device)
-        on_device = "cpu" if config.num_workers else device
-        store = WindowStore(fleet, schema, on_device)
-        order = WindowOrder(len(split.train), config.random_seed, config.windows_per_epoch)
-        train_loader = TrainLoader(store, split.train, order, config.batch_size, config.num_workers)
+        store = WindowStore(
+            fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
+        )
+        per_epoch = min(config.windows_per_epoch or len(split.train), len(split.train))
+        order = WindowOrder(len(split.train), config.random_seed, per_epoch)
+        train_loader = TrainLoader(
+            store,
+            split.train,
+            order,
+            config.batch_size,
+            config.num_workers,
+            pin_memory=device.type == "cuda",
+        )
         chosen = spread_evenly(len(split.validation), config.validation_windows)
         validation_loader = EvalLoader(store, split.validation, chosen, 4 * config.batch_size)
         parameters = sum(p.numel() for p in forecaster.parameters())
         self.say(
             f"{len(split.train):,} training windows ({order.per_epoch:,} an epoch"
-            f"{', sampled' if order.per_epoch < len(split.train) else ''}), "
+            f"{', sampled' if train_loader.sampled else ''}), "
             f"{len(split.validation):,} validation windows ({len(chosen):,} used); "
             f"{parameters:,} parameters, {config.precision} on {device}"
         )
@@ -162,13 +233,38 @@ def build_schema(read: ReadResult, config: TrainConfig) -> FeatureSchema:
         targets=targets,
         observed=observed,
         static_reals=read.fleet.static_names,
-        profiles=tuple(sorted({profile for profile in read.fleet.profiles if profile})),
         step_seconds=read.fleet.step_seconds,
         context_length=config.context_length,
         min_context_length=config.min_context_length,
         prediction_horizon=config.prediction_horizon,
         quantiles=config.quantiles,
     )
+
+
+def known_profiles(fleet: Fleet, trained: BoolArray) -> tuple[str, ...]:
+    """Name the profiles of servers trained on; any other has the unknown code."""
+    pairs = zip(fleet.profiles, trained, strict=True)
+    return tuple(sorted({profile for profile, seen in pairs if seen and profile}))
+
+
+def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
+    """Refuse to go on with a run under another configuration than it was begun with.
+
+    Raises:
+        ValueError: a key that changes the result differs; the message names it.
+    """
+    if not (path / CONFIG).exists():
+        return
+    saved = read_config(path)
+    before, now = TrainConfig.from_dict(saved["train"]).to_dict(), config.to_dict()
+    before |= {f"[data] {key}": value for key, value in saved["data"]["spec"].items()}
+    now |= {f"[data] {k}": v for k, v in json.loads(json.dumps(asdict(spec))).items()}
+    for key in now.keys() - MAY_CHANGE:
+        if before.get(key) != now[key]:
+            raise ValueError(
+                f"{path} was begun with {key} = {before.get(key)!r}, not {now[key]!r}; resume it "
+                "as it was, or start another --run-dir"
+            )
 
 
 def build_forecaster(
@@ -178,7 +274,7 @@ def build_forecaster(
     trained = fleet.first_tick < split.cutoff
     normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
     normaliser.fit(
-        training_days(fleet, split.cutoff, schema.context_length),
+        training_stretches(fleet, split.cutoff, schema.context_length),
         torch.from_numpy(fleet.static[trained]),
     )
     network = TFT(
@@ -234,12 +330,12 @@ def training_info(
             "patience": config.early_stopping_patience,
             "stopped_early": result.stopped_early,
         },
-        "learning_rate": config.learning_rate,
+        "learning_rate": result.learning_rate,
         "precision": config.precision,
         "random_seed": config.random_seed,
         "train_windows": len(split.train),
         "windows_per_epoch": prepared.train_loader.windows_per_epoch,
-        "sampled_epochs": prepared.train_loader.windows_per_epoch != len(split.train),
+        "sampled_epochs": prepared.train_loader.sampled,
         "validation_windows": len(split.validation),
         "validation_windows_used": len(prepared.validation_loader.windows),
         "skipped_steps": result.skipped_steps,

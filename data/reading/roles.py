@@ -118,11 +118,11 @@ def table_spec(plain: Mapping[str, Any], source: str | Path | None = None) -> Ta
 
 def _toml_value(key: str, value: Any) -> Any:
     if key in ("targets", "observed", "static"):
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
             raise ValueError("expected a list of column names")
         return tuple(value)
     if key == "bounds":
-        if not isinstance(value, dict):
+        if not isinstance(value, Mapping):
             raise ValueError("expected a table, name = [lower, upper]")
         return {name: _toml_bounds(pair) for name, pair in value.items()}
     type_ = {"step_seconds": int, "strict": bool}.get(key, str)
@@ -132,9 +132,9 @@ def _toml_value(key: str, value: Any) -> Any:
 
 
 def _toml_bounds(pair: Any) -> Bounds:
-    if not isinstance(pair, list) or len(pair) != 2:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
         raise ValueError('expected [lower, upper], "none" for no bound')
-    lower, upper = (None if bound == "none" else float(bound) for bound in pair)
+    lower, upper = (None if bound in ("none", None) else float(bound) for bound in pair)
     return lower, upper
 
 

@@ -1,0 +1,1 @@
+"""Measurements, and the records of what they found."""

@@ -1,0 +1,67 @@
+"""Write the README's tables from the recorded results: `python -m benchmarks.readme`."""
+
+import json
+from typing import Any
+
+from benchmarks.machine import ROOT
+from benchmarks.record import RESULTS
+from tft.bundle import write_atomically
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+FORECASTERS = {
+    "tft": "this",
+    "window_quantiles": "last 24 h's own quantiles, held flat",
+    "seasonal_naive": "yesterday's same hours",
+    "last_value": "last value",
+}
+
+
+def measured_section() -> str:
+    """Return the section between the README's marks."""
+    parts = [
+        "Weighted quantile loss (0.1, 0.5, 0.9; lower is better) on windows after the training "
+        "period, which also chose the best epoch.\n",
+        _accuracy("builtin", "The built-in fleet, `make demo`"),
+        _accuracy(
+            "bitbrains", "48 real machines (Bitbrains `rnd` traces, 2013), `--max-minutes 15`"
+        ),
+        "Every figure is from `benchmarks/results/*.json`, written by `python -m "
+        "benchmarks.record`; `python -m benchmarks.readme` writes this section.\n",
+    ]
+    return "\n".join(parts)
+
+
+def updated(text: str) -> str:
+    """Return the README with its measured section written anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{measured_section()}{END}{after}"
+
+
+def _accuracy(name: str, title: str) -> str:
+    """Return one fleet's table."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    training, evaluation, machine = result["training"], result["evaluation"], result["on"]
+    rows = {f["name"]: f["rows"] for f in evaluation["forecasters"]}
+    metrics = [row["metric"] for row in rows["tft"]]
+    lines = [
+        f"**{title}**: {training['num_servers']} servers, {training['data_hours'] / 24:.0f} days, "
+        f"{training['epochs']} epochs of {training['windows_per_epoch']:,} sampled windows, "
+        f"{training['precision']}, {training['training_time_hours'] * 60:.1f} minutes on "
+        f"{machine['cores']} cores ({machine['processor']}), peak memory "
+        f"{training['peak_memory_mb'] / 1000:.2f} GB, {training['model_parameters']:,} parameters; "
+        f"{evaluation['windows']:,} windows.\n",
+        "| forecaster | " + " | ".join(metrics) + " |",
+        "|---" * (len(metrics) + 1) + "|",
+    ]
+    for key, label in FORECASTERS.items():
+        lines.append(f"| {label} | " + " | ".join(f"{row['wql']:.3f}" for row in rows[key]) + " |")
+    covered = " | ".join(f"{100 * row['coverage']:.0f} %" for row in rows["tft"])
+    lines.append(f"| ticks inside this one's 80 % interval | {covered} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write_atomically(README, updated(README.read_text(encoding="utf-8")).encode())
+    print(f"wrote {README.name}")
