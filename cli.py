@@ -1,6 +1,7 @@
 """Train, evaluate and use forecasters of server metrics from the command line."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
-    from data.reading import ReadResult, TableSpec
+    from data.fleet import Fleet
+    from data.reading import TableSpec
     from tft.forecaster import Forecaster
     from train.config import TrainConfig
+    from train.runs import OpenRun
 
 # Heavy imports are inside the commands that need them, so that --help is instant.
 
@@ -36,6 +39,9 @@ class OneLineErrors(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read our output has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except (ValueError, OSError, FloatingPointError) as error:
             message = " ".join(str(error).split())
             click.echo(f"Error: {message}", err=True)
@@ -117,6 +123,7 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
         click.option("--observed", help="Columns seen in the past only, a,b,c."),
         click.option("--static", help="Columns of one number per server, a,b,c."),
+        click.option("--step-seconds", type=int, help="Seconds between ticks.  [default: 300]"),
         click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
         click.option(
             "--max-minutes",
@@ -139,7 +146,8 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
 def train(data: Path | None, run_dir: Path | None, resume: bool, **options: Any) -> None:
     """Train a forecaster; the last line printed is its run directory."""
     from train import TFTTrainer
-    from train.run_dir import CONFIG, read_config
+    from train.run_dir import CONFIG
+    from train.runs import read_config
     from train.signals import Stopped, StopRequest
 
     if resume and run_dir is None:
@@ -170,6 +178,7 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
     from train import TFTTrainer
 
     config, spec = configure(options)
+    check_folder(out_dir)
     result = TFTTrainer(config, spec, say).find_lr(data or built_in_fleet())
     out_dir.mkdir(parents=True, exist_ok=True)
     result.write_csv(out_dir / "lr_find.csv")
@@ -208,23 +217,30 @@ def forecast(
 ) -> None:
     """Forecast a table with the forecaster of a run directory RUN."""
     from data.forecasts import (
+        check_levels,
         check_output,
         cold_starts,
         latest_origins,
         parse_levels,
         read_origins,
+        silent_servers,
         write_forecasts,
     )
+    from train.runs import open_run
 
     levels = parse_levels(quantiles)
-    check_output(out)
-    forecaster = load(run, device)
-    fleet = read(run, data, forecaster, options).fleet
-    schema = forecaster.schema
+    check_output(out, *(path for path in (data, origins_file) if path is not None))
+    opened = open_run(run, device)
+    forecaster, schema = opened.forecaster, opened.forecaster.schema
+    check_levels(levels, schema)
+    spec = columns_of(opened, options)
+    fleet = read(data, spec, forecaster)
     if origins_file is None:
         origins = latest_origins(fleet, schema)
+        for name in silent_servers(fleet, schema):
+            say(f"{name}: no target seen in its last {schema.context_length} ticks; not forecast")
     else:
-        origins = read_origins(origins_file, fleet, schema)
+        origins = read_origins(origins_file, fleet, schema, spec.timezone)
     for name in cold_starts(fleet, origins, schema):
         say(f"{name}: cold start, under {schema.min_context_length} ticks of history")
     with ProgressLine("forecasting") as progress:
@@ -254,19 +270,23 @@ def evaluate(
     from report.evaluate import evaluate as score
     from report.text import evaluation_markdown, evaluation_text
     from tft.bundle import write_atomically
-    from train.run_dir import read_config
+    from train.runs import open_run
 
-    forecaster = load(run, device)
-    path = data or Path(read_config(run)["data"]["path"])
-    fleet = read(run, path, forecaster, options).fleet
+    opened = open_run(run, device)
+    forecaster, name = opened.forecaster, opened.directory.resolve().name
+    folder = out_dir or opened.directory / "evaluation"
+    check_folder(folder)
+    path = data or opened.data
+    if path is None or not path.exists():
+        raise ValueError(f"the table {run} was trained on is not there; name one with --data")
+    fleet = read(path, columns_of(opened, options), forecaster)
     with ProgressLine("evaluating") as progress:
-        report = score(forecaster, fleet, run.resolve().name, path.name, windows, progress)
-    folder = out_dir or run / "evaluation"
+        report = score(forecaster, fleet, name, path.name, windows, progress)
     folder.mkdir(parents=True, exist_ok=True)
     plain = report.to_dict()
-    write_atomically(folder / "evaluation.json", (json.dumps(plain, indent=1) + "\n").encode())
+    draw_examples(forecaster, fleet, folder / "forecasts.png", f"Forecasts of {name}")
     write_atomically(folder / "report.md", evaluation_markdown(plain).encode())
-    draw_examples(forecaster, fleet, folder / "forecasts.png", f"Forecasts of {run.name}")
+    write_atomically(folder / "evaluation.json", (json.dumps(plain, indent=1) + "\n").encode())
     click.echo(evaluation_text(plain))
     for name in ("evaluation.json", "report.md", "forecasts.png"):
         click.echo(folder / name)
@@ -297,6 +317,8 @@ def configure(
     for key in ("observed", "static"):
         if options[key] is not None:
             columns[key] = split_names(options[key])
+    if options["step_seconds"] is not None:
+        columns["step_seconds"] = options["step_seconds"]
     if options["bounds"]:
         columns["bounds"] = parse_bounds(options["bounds"])
 
@@ -318,7 +340,7 @@ def column_flags(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def built_in_fleet() -> Path:
     """Return the folder of the built-in fleet, generated first where it is missing."""
-    if not BUILT_IN.exists():
+    if not BUILT_IN.exists() or (BUILT_IN.is_dir() and not any(BUILT_IN.iterdir())):
         from data.synthetic import FleetSpec, write_fleet
 
         say(f"no --data and no {BUILT_IN}/: generating the built-in fleet")
@@ -327,35 +349,30 @@ def built_in_fleet() -> Path:
     return BUILT_IN
 
 
-def load(run: Path, device: str) -> "Forecaster":
-    """Load the forecaster of a run directory, or a bundle itself."""
-    from tft.bundle import MANIFEST, load_forecaster
-    from train.run_dir import MODEL_DIR
-    from train.trainer import choose_device
-
-    folder = run if (run / MANIFEST).exists() else run / MODEL_DIR
-    return load_forecaster(folder, str(choose_device(device)))
+def check_folder(path: Path) -> None:
+    """Refuse a folder to write to that cannot be one, before any work is done."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder with --out-dir")
 
 
-def read(
-    run: Path, data: Path, forecaster: "Forecaster", options: Mapping[str, Any]
-) -> "ReadResult":
-    """Read a table as the run's was read, with the forecaster's own roles and bounds."""
-    from data.reading import TableSpec, read_fleet
-    from train.run_dir import CONFIG, read_config
+def columns_of(opened: "OpenRun", options: Mapping[str, Any]) -> "TableSpec":
+    """Return what columns were called in the run's table; flags win."""
+    from data.reading import TableSpec
 
-    saved = read_config(run)["data"]["spec"] if (run / CONFIG).exists() else {}
-    columns = {
-        key: saved[key]
-        for key in ("timestamp", "server_name", "profile", "timezone")
-        if key in saved
-    }
-    spec = TableSpec(**{**columns, **column_flags(options)})
+    if not opened.columns:
+        say("no run directory around the model: default column names, naive times read as UTC")
+    return TableSpec(**{**opened.columns, **column_flags(options)})
+
+
+def read(data: Path, spec: "TableSpec", forecaster: "Forecaster") -> "Fleet":
+    """Read a table with the forecaster's own roles and bounds."""
+    from data.reading import read_fleet
+
     with ProgressLine(f"reading {data}") as progress:
         result = read_fleet(data, spec, forecaster.schema, progress)
     for line in result.summary.lines():
         say(f"  {line}")
-    return result
+    return result.fleet
 
 
 class ProgressLine:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data.fleet import Fleet
+from data.fleet import Fleet, IntArray
 from data.loaders import EvalLoader
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore, index_windows
@@ -30,6 +31,13 @@ class HeldOut(NamedTuple):
     windows: WindowIndex
     known: int  # servers trained on
     new: int  # servers never trained on
+
+
+class WindowScores(NamedTuple):
+    """What scoring windows gave."""
+
+    forecasters: tuple[ForecasterScores, ...]
+    not_finite: int  # observed target ticks for which the model forecast NaN or infinity
 
 
 def held_out_windows(fleet: Fleet, forecaster: Forecaster) -> HeldOut:
@@ -55,7 +63,7 @@ def held_out_windows(fleet: Fleet, forecaster: Forecaster) -> HeldOut:
     if len(index) == 0:
         end = iso_time(facts.end_tick, schema)
         raise ValueError(
-            f"no window to evaluate: the {int(seen.sum())} servers trained on need "
+            f"no window to evaluate: servers trained on ({int(seen.sum())}) need "
             f"{schema.prediction_horizon} ticks after {end}, where training ended, and others "
             f"{schema.min_context_length} + {schema.prediction_horizon} ticks; bring later data"
         )
@@ -88,32 +96,7 @@ def evaluate(
     schema = forecaster.schema
     held_out = held_out_windows(fleet, forecaster)
     chosen = spread_evenly(len(held_out.windows), windows)
-    store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
-    loader = EvalLoader(store, held_out.windows, chosen, BATCH_SIZE)
-    names = [MODEL_NAME, *NAIVE_FORECASTS]
-    sums = {
-        name: ScoreSums(
-            schema.target_names, schema.quantiles, schema.prediction_horizon, schema.step_seconds
-        )
-        for name in names
-    }
-    seconds = dict.fromkeys(names, 0.0)
-    day, M, H = 86_400 // schema.step_seconds, len(schema.targets), schema.prediction_horizon
-    for number, batch in enumerate(loader, 1):
-        clock = time.monotonic()
-        forecasts = {MODEL_NAME: forecaster.forecast(batch).cpu().numpy()}
-        seconds[MODEL_NAME] += time.monotonic() - clock
-        history = batch.past[:, :, :M].cpu().numpy()
-        for name, naive in NAIVE_FORECASTS.items():
-            clock = time.monotonic()
-            forecasts[name] = naive(history, H, schema.quantiles, day)
-            seconds[name] += time.monotonic() - clock
-        actual = comparable(batch.future.cpu().numpy(), *forecasts.values())
-        yesterday = yesterdays_values(history, H, day)
-        for name, forecast in forecasts.items():
-            sums[name].add(forecast, actual, yesterday)
-        if progress is not None:
-            progress(number / len(loader))
+    scores = _score_windows(forecaster, fleet, held_out.windows, chosen, progress)
     _, origins = held_out.windows.lookup(chosen)
     return EvaluationReport(
         run=run_name,
@@ -121,16 +104,75 @@ def evaluate(
         servers_known=held_out.known,
         servers_new=held_out.new,
         windows=len(chosen),
+        not_finite=scores.not_finite,
         first_origin=iso_time(int(origins.min()), schema),
         last_origin=iso_time(int(origins.max()), schema),
         step_seconds=schema.step_seconds,
-        horizon=H,
-        forecasters=tuple(
-            ForecasterScores(name, sums[name].rows(), sums[name].bucket_rows(), seconds[name])
-            for name in names
-        ),
+        horizon=schema.prediction_horizon,
+        forecasters=scores.forecasters,
         seconds=time.monotonic() - started,
     )
+
+
+def _score_windows(
+    forecaster: Forecaster,
+    fleet: Fleet,
+    index: WindowIndex,
+    chosen: IntArray,
+    progress: Callable[[float], None] | None,
+) -> WindowScores:
+    """Score every forecaster on the chosen windows of an index.
+
+    An actual counts where every naive forecast could know something. The model has no say in it:
+    what it passes on makes its score NaN.
+    """
+    schema, device = forecaster.schema, forecaster.quantiles.device
+    store = WindowStore(fleet, schema, device, forecaster.facts.servers)
+    loader = EvalLoader(store, index, chosen, BATCH_SIZE)
+    naive_loader = EvalLoader(naive_store(fleet, schema), index, chosen, BATCH_SIZE)
+    names = [MODEL_NAME, *NAIVE_FORECASTS]
+    M, H, levels = len(schema.targets), schema.prediction_horizon, schema.quantiles
+    sums = {name: ScoreSums(schema.target_names, levels, H, schema.step_seconds) for name in names}
+    seconds, not_finite, day = dict.fromkeys(names, 0.0), 0, ticks_per_day(schema)
+    for number, (batch, naive_batch) in enumerate(zip(loader, naive_loader, strict=True), 1):
+        clock = time.monotonic()
+        forecasts = {MODEL_NAME: forecaster.forecast(batch).cpu().numpy()}
+        seconds[MODEL_NAME] += time.monotonic() - clock
+        history = naive_batch.past[:, :, :M].numpy()
+        for name, naive in NAIVE_FORECASTS.items():
+            clock = time.monotonic()
+            forecasts[name] = naive(history, H, levels, day)
+            seconds[name] += time.monotonic() - clock
+        actual = comparable(
+            naive_batch.future.numpy(), *(forecasts[name] for name in NAIVE_FORECASTS)
+        )
+        finite = np.isfinite(forecasts[MODEL_NAME]).all(axis=-1)  # [N, H, M]
+        not_finite += int((~finite & ~np.isnan(actual)).sum())
+        yesterday = yesterdays_values(history, H, day)
+        for name, forecast in forecasts.items():
+            sums[name].add(forecast, actual, yesterday)
+        if progress is not None:
+            progress(number / len(loader))
+    rows = (
+        ForecasterScores(name, sums[name].rows(), sums[name].bucket_rows(), seconds[name])
+        for name in names
+    )
+    return WindowScores(tuple(rows), not_finite)
+
+
+def naive_store(fleet: Fleet, schema: FeatureSchema) -> WindowStore:
+    """Store windows with a day of history at least.
+
+    Naive forecasts are named for a day: a forecaster of less context must not lower the bar. On
+    the CPU the store shares the fleet's series.
+    """
+    ticks = max(schema.context_length, ticks_per_day(schema))
+    return WindowStore(fleet, replace(schema, context_length=ticks))
+
+
+def ticks_per_day(schema: FeatureSchema) -> int:
+    """Return the ticks in a day."""
+    return 86_400 // schema.step_seconds
 
 
 def draw_examples(

@@ -126,11 +126,11 @@ NAIVE_FORECASTS: dict[str, NaiveForecast] = {
 def yesterdays_values(
     history: FloatArray, horizon: int, steps_per_day: int = STEPS_PER_DAY
 ) -> FloatArray:
-    """Return each horizon tick's value one day before, or as few days as history reaches to.
+    """Return each horizon tick's value one day before; beyond a day, the last day repeats.
 
     Args:
         history: [N, T, M], NaN where missing.
-        horizon: H steps; beyond a day, yesterday repeats.
+        horizon: H steps.
         steps_per_day: D ticks in a day.
 
     Returns:

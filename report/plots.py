@@ -1,4 +1,4 @@
-"""Charts as PNG files: forecasts as fans, and the losses of a run.
+"""Charts as PNG files: forecasts as fans, and the learning-rate range test.
 
 Needs matplotlib, so import it where a chart is drawn. It draws through `Figure` alone: no pyplot,
 no global state, no display. Colours are of Okabe and Ito's colour-blind safe palette.
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, num2date
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 FloatArray = npt.NDArray[np.floating[Any]]
 TimeArray = npt.NDArray[np.datetime64]
@@ -69,7 +69,7 @@ def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
     """Draw forecasts with their intervals, a row per metric and a column per server.
 
     Rows and columns are in the order in which the panels first name them; the history's last day
-    is shown. Missing ticks are gaps.
+    is shown. Missing ticks are gaps. What comes after starts from the history's last tick, "now".
 
     Args:
         path: PNG file to write.
@@ -117,57 +117,6 @@ def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
     _save(figure, Path(path))
 
 
-def loss_curves(
-    path: Path | str,
-    epochs: Sequence[int],
-    train: Sequence[float],
-    val: Sequence[float],
-    best_epoch: int | None,
-    title: str = "Loss by epoch",
-) -> None:
-    """Draw the training and validation loss of a run.
-
-    Args:
-        path: PNG file to write.
-        epochs: epoch numbers, ascending.
-        train: the training loss of each, NaN where there is none.
-        val: the validation loss of each, NaN where there is none.
-        best_epoch: the epoch whose weights were kept, one of `epochs`; None where there is none.
-        title: names the run.
-
-    Raises:
-        ValueError: the lengths differ, or `best_epoch` is not among `epochs`.
-    """
-    if not len(epochs) == len(train) == len(val):
-        raise ValueError(f"{len(epochs)} epochs, {len(train)} train and {len(val)} val losses")
-    if best_epoch is not None and best_epoch not in epochs:
-        raise ValueError(f"best_epoch {best_epoch} is not among the {len(epochs)} epochs given")
-    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
-    axes = figure.subplots()
-    # A dot per epoch shows where a curve has a point; a hundred of them would only thicken it.
-    marker: dict[str, Any] = {"marker": "o", "markersize": 4} if len(epochs) <= 40 else {}
-    axes.plot(epochs, train, color=BLUE, label="training", **marker)
-    axes.plot(epochs, val, color=VERMILION, linestyle="--", label="validation", **marker)
-    if best_epoch is not None:
-        best = val[list(epochs).index(best_epoch)]
-        axes.axvline(best_epoch, color=GREY, linewidth=1.0, linestyle=":", zorder=0)
-        axes.plot(
-            [best_epoch], [best], linestyle="none", marker="o", markersize=11, markeredgewidth=1.8,
-            markerfacecolor="none", markeredgecolor=BLACK, zorder=3,
-            label=f"best: epoch {best_epoch}, validation {best:.4g}",
-        )  # fmt: skip
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.margins(y=0.08)
-    if len(epochs):
-        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    axes.legend(frameon=False)
-    _tidy(axes)
-    figure.suptitle(title, fontsize=13, fontweight="bold").set_parse_math(False)
-    _save(figure, Path(path))
-
-
 def lr_curve(
     path: Path | str,
     learning_rates: Sequence[float],
@@ -210,7 +159,8 @@ def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
     step, horizon = panel.step_seconds, len(panel.forecast)
     history = panel.history[-max(DAY_SECONDS // step, 1) :]
     past = _times(panel.origin_seconds - len(history) * step, len(history), step)
-    ahead = _times(panel.origin_seconds, horizon, step)
+    now = history[-1] if len(history) else np.nan
+    ahead = _times(panel.origin_seconds - step, 1 + horizon, step)
     if panel.log_scale:  # before drawing: limits already chosen are not chosen again
         axes.set_yscale("symlog", linthresh=1.0)
         locator = SymmetricalLogLocator(base=10.0, linthresh=1.0)
@@ -220,17 +170,21 @@ def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
     handles["history"] = _line(axes, past, history, color=BLACK, linewidth=1.0)
     pairs = _intervals(panel.quantiles)
     for (low, high), shade in zip(pairs, INTERVAL_SHADES.get(len(pairs), ()), strict=True):
-        lower, upper = (panel.forecast[:, panel.quantiles.index(level)] for level in (low, high))
+        lower, upper = (
+            _from(now, panel.forecast[:, panel.quantiles.index(level)]) for level in (low, high)
+        )
         label = f"{low * 100:g}–{high * 100:g} % interval"
         handles[label] = axes.fill_between(
             ahead.astype(object), lower, upper, color=shade, linewidth=0, zorder=1
         )
-    median = panel.forecast[:, panel.quantiles.index(0.5)]
+    median = _from(now, panel.forecast[:, panel.quantiles.index(0.5)])
     handles["median forecast"] = _line(axes, ahead, median, color=BLUE, linewidth=2.0, zorder=3)
     if panel.actual is not None:
-        handles["actual"] = _line(axes, ahead, panel.actual, color=VERMILION, linewidth=1.0)
-    now = _times(panel.origin_seconds, 1, step)[0].astype(object)
-    handles["now"] = axes.axvline(now, color=GREY, linewidth=1.2, linestyle="--", zorder=2)
+        actual = _from(now, panel.actual)
+        handles["actual"] = _line(axes, ahead, actual, color=VERMILION, linewidth=1.0)
+    handles["now"] = axes.axvline(
+        ahead[0].astype(object), color=GREY, linewidth=1.2, linestyle="--", zorder=2
+    )
     axes.set_xlim(past[0] if len(past) else ahead[0], ahead[-1])
     hours = AutoDateLocator(tz=UTC, minticks=4, maxticks=8)
     axes.xaxis.set_major_locator(hours)
@@ -241,6 +195,12 @@ def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
     axes.yaxis.set_major_formatter(FuncFormatter(_write_number))
     _tidy(axes)
     return handles
+
+
+def _from(now: float, values: FloatArray) -> FloatArray:
+    """Put the history's last value before what follows it, NaN where either is missing."""
+    first = now if len(values) and np.isfinite(values[0]) else np.nan
+    return np.concatenate([[first], values])
 
 
 def _line(axes: Axes, times: TimeArray, values: FloatArray, **style: Any) -> Any:

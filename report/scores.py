@@ -1,8 +1,8 @@
-"""Scores of quantile forecasts in raw units, in one go or summed batch by batch.
+"""Scores of quantile forecasts in raw units, summed batch by batch.
 
-A NaN actual is missing and left out of every score. A NaN forecast of an observed actual makes the
-score NaN: no forecaster gains by passing on what is hard. `comparable` leaves such elements out
-for all forecasters alike.
+A NaN actual is missing and left out of every score. A forecast of an observed actual that is not
+finite makes the scores of its metric and their mean NaN: no forecaster gains by passing on what is
+hard. `comparable` leaves out for all what naive forecasts cannot know.
 
 N windows, H horizon steps, M metrics, Q quantiles.
 """
@@ -95,72 +95,6 @@ def pinball(forecast: FloatArray, actual: FloatArray, quantiles: Sequence[float]
     return np.maximum(levels * error, (levels - 1.0) * error)
 
 
-def weighted_quantile_loss(
-    forecast: FloatArray, actual: FloatArray, quantiles: Sequence[float]
-) -> FloatArray:
-    """Return 2 x the mean over quantiles of the summed pinball loss over the summed |actual|.
-
-    Args:
-        forecast: [N, H, M, Q], as many quantiles as levels.
-        actual: [N, H, M].
-        quantiles: Q levels.
-
-    Returns:
-        [M] float64; NaN where no actual was observed or all of them are zero.
-    """
-    loss = pinball(forecast, actual, quantiles).mean(axis=-1)
-    return _ratio(2.0 * _sum_observed(loss, actual), _sum_observed(np.abs(actual), actual))
-
-
-def mean_absolute_error(median: FloatArray, actual: FloatArray) -> FloatArray:
-    """Return the mean |actual - median|, [M], of [N, H, M] each."""
-    return _mean_observed(np.abs(_error(median, actual)), actual)
-
-
-def rmse(median: FloatArray, actual: FloatArray) -> FloatArray:
-    """Return the root of the mean squared error, [M], of [N, H, M] each."""
-    return np.sqrt(_mean_observed(_error(median, actual) ** 2, actual))
-
-
-def rmae_seasonal(median: FloatArray, actual: FloatArray, yesterday: FloatArray) -> FloatArray:
-    """Return the MAE over that of yesterday's same ticks, where those were observed as well.
-
-    Args:
-        median: [N, H, M].
-        actual: [N, H, M].
-        yesterday: [N, H, M], each horizon tick's value one day before.
-
-    Returns:
-        [M] float64; NaN where no pair was observed or nothing has changed since yesterday.
-    """
-    both = np.where(np.isnan(yesterday), np.nan, actual)
-    of_yesterday = _sum_observed(np.abs(_error(yesterday, both)), both)
-    return _ratio(_sum_observed(np.abs(_error(median, both)), both), of_yesterday)
-
-
-def coverage(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> FloatArray:
-    """Return the share of actuals inside [lower, upper], [M], of [N, H, M] each."""
-    return _mean_observed(_inside(lower, upper, actual), actual)
-
-
-def interval_width(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> FloatArray:
-    """Return the mean of upper - lower where the actual was observed, [M], of [N, H, M] each."""
-    return _mean_observed(upper.astype(np.float64) - lower, actual)
-
-
-def crossing_rate(forecast: FloatArray, actual: FloatArray) -> FloatArray:
-    """Return the share of neighbouring quantiles in the wrong order.
-
-    Args:
-        forecast: [N, H, M, Q] of ascending levels.
-        actual: [N, H, M]; the forecast counts where it was observed.
-
-    Returns:
-        [M] float64, NaN where no actual was observed or Q is 1.
-    """
-    return _mean_observed(_crossed(forecast), actual)
-
-
 class Bucket(NamedTuple):
     """A stretch of the horizon: its name and half-open range of steps."""
 
@@ -217,9 +151,9 @@ class Scores:
     """Actuals scored."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: None stands for NaN."""
+        """Return what JSON can hold: None stands for NaN and infinity."""
         return {
-            name: None if isinstance(value, float) and math.isnan(value) else value
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
         }
 
@@ -314,13 +248,17 @@ class ScoreSums:
 
 
 def mean_row(rows: Sequence[Scores]) -> Scores:
-    """Return the mean of each score over the rows that have it, NaN where none has."""
+    """Return the mean of each score over the rows that have it, NaN where none has.
+
+    All are NaN where a metric was observed but not forecast: the mean of the others would flatter.
+    """
     means: dict[str, Any] = {}
+    passed_on = any(row.observed and math.isnan(row.mae) for row in rows)
     for name in [
         field.name for field in fields(Scores) if field.name not in ("metric", "observed")
     ]:
         present = [getattr(row, name) for row in rows if not math.isnan(getattr(row, name))]
-        means[name] = sum(present) / len(present) if present else math.nan
+        means[name] = sum(present) / len(present) if present and not passed_on else math.nan
     return Scores(metric=MEAN, observed=sum(row.observed for row in rows), **means)
 
 
@@ -328,7 +266,9 @@ def _elements(
     forecast: FloatArray, actual: FloatArray, yesterday: FloatArray
 ) -> dict[str, FloatArray]:
     """Return what each sum of `ScoreSums` adds up, [N, H, M] each, zero where not observed."""
+    forecast = np.where(np.isfinite(forecast).all(-1, keepdims=True), forecast, np.nan)
     lower, median, upper = (forecast[..., i].astype(np.float64) for i in range(3))
+    inside = (actual >= lower) & (actual <= upper)
     observed = ~np.isnan(actual)
     paired = observed & ~np.isnan(yesterday)
     error = np.abs(_error(median, actual))
@@ -340,7 +280,7 @@ def _elements(
         "squared": error**2,
         "paired_error": error,
         "paired_season": np.abs(_error(yesterday, actual)),
-        "inside": _inside(lower, upper, actual),
+        "inside": np.where(np.isnan(median), np.nan, inside),
         "width": upper - lower,
         "crossed": _crossed(forecast),
     }
@@ -355,30 +295,11 @@ def _error(estimate: FloatArray, actual: FloatArray) -> FloatArray:
     return actual.astype(np.float64) - estimate
 
 
-def _inside(lower: FloatArray, upper: FloatArray, actual: FloatArray) -> FloatArray:
-    """Return 1 where lower <= actual <= upper, 0 elsewhere, NaN where a bound is NaN."""
-    inside = (actual >= lower) & (actual <= upper)
-    return np.where(np.isnan(lower) | np.isnan(upper), np.nan, inside)
-
-
 def _crossed(forecast: FloatArray) -> FloatArray:
     """Return the share of neighbouring quantiles in the wrong order, [N, H, M]."""
-    if forecast.shape[-1] < 2:
-        return np.full(forecast.shape[:-1], np.nan)
     gaps = np.diff(forecast.astype(np.float64), axis=-1)
     crossed = np.where(np.isnan(gaps), np.nan, gaps < -CROSSING_TOLERANCE)
     return np.asarray(crossed.mean(axis=-1))
-
-
-def _sum_observed(values: FloatArray, actual: FloatArray) -> FloatArray:
-    """Sum [N, H, M] values to [M] in float64 where the actual was observed."""
-    observed = np.where(np.isnan(actual), 0.0, values)
-    return np.asarray(observed.sum(axis=(0, 1), dtype=np.float64))
-
-
-def _mean_observed(values: FloatArray, actual: FloatArray) -> FloatArray:
-    """Average [N, H, M] values to [M] where the actual was observed, NaN where none was."""
-    return _ratio(_sum_observed(values, actual), (~np.isnan(actual)).sum(axis=(0, 1)))
 
 
 def _ratio(numerator: FloatArray, denominator: npt.NDArray[Any]) -> FloatArray:

@@ -13,6 +13,10 @@ SCORE_HEADER = (
     "forecaster", "metric", "wQL", "MAE", "rMAE_seasonal", "in 80 % interval", "crossing",
 )  # fmt: skip
 BUCKET_HEADER = ("horizon", "forecaster", *SCORE_HEADER[2:])
+KNOWN_SERVERS_NOTE = (
+    "windows of known servers follow the training period and include the validation windows, "
+    "which chose the best epoch, where the data is that trained on"
+)
 SCORE_NOTES = (
     "wQL: twice the pinball loss of quantiles 0.1, 0.5 and 0.9 over the sum of |actual|",
     "MAE: of the median, in the metric's unit; its mean over metrics mixes units",
@@ -72,6 +76,8 @@ class EvaluationReport:
     """Servers never seen in training."""
     windows: int
     """Windows every forecaster was scored on."""
+    not_finite: int
+    """Observed target ticks for which the model forecast NaN or infinity."""
     first_origin: str
     """UTC time of the earliest first forecast tick, ISO 8601."""
     last_origin: str
@@ -93,7 +99,7 @@ class EvaluationReport:
                 raise ValueError(f"{field} {value!r} is a path; give its last part only")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; NaN scores are None."""
+        """Return what JSON can hold; scores that are not finite are None."""
         forecasters = [forecaster.to_dict() for forecaster in self.forecasters]
         return {**asdict(self), "forecasters": forecasters}
 
@@ -217,15 +223,20 @@ def _render(report: EvaluationReport, markdown: bool) -> str:
     """Write all an evaluation holds."""
     heading, section, item = ("# ", "## ", "- ") if markdown else ("", "", "  ")
     hours = report.horizon * report.step_seconds / 3600
+    rows = report.forecasters[0].rows
+    ticks = report.windows * report.horizon * (len(rows) - 1)
     times = ", ".join(f"{each.name} {each.seconds:.2f} s" for each in report.forecasters)
     lines = [
         f"{heading}Evaluation of {report.run}",
         "",
-        f"{item}data: {report.data}, {report.servers_known} servers known from training, "
-        f"{report.servers_new} new",
+        f"{item}data: {report.data}, servers known from training: {report.servers_known}, "
+        f"new: {report.servers_new}",
         f"{item}windows: {report.windows}, forecast from {report.first_origin} "
         f"to {report.last_origin}",
-        f"{item}horizon: {report.horizon} ticks of {report.step_seconds} s, {hours:g} h",
+        f"{item}{KNOWN_SERVERS_NOTE}",
+        f"{item}scored: {rows[-1].observed:,} observed target ticks of {ticks:,}",
+        *([f"{item}not finite: {_passed_on(report)}"] if report.not_finite else []),
+        f"{item}horizon: {report.horizon} x {report.step_seconds} s, {hours:g} h",
         f"{item}time: {report.seconds:.1f} s in all; {times}",
         "",
         f"{section}Scores",
@@ -245,6 +256,12 @@ def _render(report: EvaluationReport, markdown: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _passed_on(report: EvaluationReport) -> str:
+    """Say what became of forecasts that are no numbers."""
+    model = report.forecasters[0].name
+    return f"{report.not_finite:,} forecasts of {model} for observed target ticks; no score there"
+
+
 def _score_cells(row: Scores) -> list[str]:
     """Write a row's metric and scores."""
     return [
@@ -258,9 +275,11 @@ def _score_cells(row: Scores) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Write a score with four decimals, a big one with fewer."""
+    """Write a score with four decimals, a big one with fewer, beyond that three digits."""
     if math.isnan(value):
         return NO_SCORE
+    if abs(value) >= 1e6 or 0.0 < abs(value) < 1e-3:
+        return f"{value:.3g}"
     decimals = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
     return f"{value:,.{decimals}f}"
 
@@ -273,5 +292,7 @@ def _rate(value: float) -> str:
 
 
 def _signed_percent(value: float) -> str:
-    """Write a skill in percent with its sign."""
-    return NO_SCORE if math.isnan(value) else f"{value * 100:+.1f} %"
+    """Write a skill in percent with its sign; how far below -999 % it is tells no more."""
+    if math.isnan(value):
+        return NO_SCORE
+    return "< -999 %" if value < -9.99 else f"{value * 100:+.1f} %"

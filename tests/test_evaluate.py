@@ -1,25 +1,34 @@
 """The evaluation sees only what training did not, and its scores are the naive ones' equals."""
 
 import importlib.util
+import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data.windows import WindowStore, index_windows
-from report.evaluate import draw_examples, evaluate, held_out_windows
-from report.text import EvaluationReport
+from report.evaluate import draw_examples, evaluate, held_out_windows, naive_store
+from report.text import EvaluationReport, evaluation_text
 from tests.builders import SCHEMA, small_fleet, tiny_forecaster
+from tft.batch import WindowBatch
 from tft.forecaster import Forecaster, TrainingFacts
+from tft.schema import FeatureSchema
 
 H = SCHEMA.prediction_horizon
 SCORER = Path(__file__).parent.parent.parent / "shared" / "score" / "score.py"
 
 
-def trained(servers: tuple[str, ...] = ("server0", "server1"), end: int = 1040) -> Forecaster:
-    forecaster = tiny_forecaster()
+def trained(
+    servers: tuple[str, ...] = ("server0", "server1"),
+    end: int = 1040,
+    schema: FeatureSchema = SCHEMA,
+) -> Forecaster:
+    forecaster = tiny_forecaster(schema=schema)
     forecaster.facts = TrainingFacts(servers, end)
     return forecaster
 
@@ -36,7 +45,7 @@ def test_no_target_tick_of_a_server_trained_on_is_judged_again() -> None:
 
 def test_nothing_left_to_judge_on_is_said() -> None:
     everyone = ("server0", "server1", "server2")
-    with pytest.raises(ValueError, match="no window to evaluate: the 3 servers trained on"):
+    with pytest.raises(ValueError, match=r"no window to evaluate: servers trained on \(3\) need"):
         evaluate(trained(everyone, end=2000), small_fleet(), "run", "table")
 
 
@@ -52,12 +61,58 @@ def test_every_forecaster_is_judged_on_the_same_windows() -> None:
     assert report.first_origin.endswith("Z")
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_model_that_passes_on_a_tick_has_no_score(wrong: float) -> None:
+    """Masking by its own forecasts would judge it on what it found easy."""
+    forecaster, fleet = trained(), small_fleet()
+    whole = evaluate(forecaster, fleet, "run", "table", windows=40)
+    proper = forecaster.forecast
+
+    def gappy(batch: WindowBatch) -> torch.Tensor:
+        forecast = proper(batch)
+        forecast[0, :2, 0] = wrong
+        return forecast
+
+    forecaster.forecast = gappy  # type: ignore[method-assign]
+    report = evaluate(forecaster, fleet, "run", "table", windows=40)
+    cpu, load, mean = report.forecasters[0].rows
+    assert math.isnan(cpu.wql) and math.isnan(cpu.coverage) and math.isnan(mean.wql)
+    assert load == whole.forecasters[0].rows[1]
+    assert [f.rows for f in report.forecasters[1:]] == [f.rows for f in whole.forecasters[1:]]
+    assert (whole.not_finite, report.not_finite) == (0, 2)
+    plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert plain["forecasters"][0]["rows"][0]["wql"] is None
+    assert "not finite: 2 forecasts of tft" in evaluation_text(plain)
+
+
+def test_a_short_context_does_not_lower_the_bar() -> None:
+    """Yesterday is a day ago for the naive forecasts, whatever the network sees."""
+    fleet = small_fleet((90, 90, 90))
+    reports = [
+        evaluate(
+            trained(schema=replace(SCHEMA, context_length=length)), fleet, "run", "table", None
+        )
+        for length in (6, 24)
+    ]
+    short, day = ([f.rows for f in report.forecasters[1:]] for report in reports)
+    assert short == day
+
+
+def test_the_naive_forecasts_history_is_shared_and_a_day_at_least() -> None:
+    fleet = small_fleet()
+    store = naive_store(fleet, replace(SCHEMA, context_length=6))
+    assert store.schema.context_length == 24
+    assert store.values.data_ptr() == fleet.values.ctypes.data
+    assert naive_store(fleet, SCHEMA).schema.context_length == SCHEMA.context_length == 30
+
+
 def test_scores_are_those_of_the_forecasts() -> None:
     """Weighted quantile loss, plainly: twice the pinball loss over what came."""
     fleet, forecaster = small_fleet(), trained()
     report = evaluate(forecaster, fleet, "run", "table", windows=None)
     index = held_out_windows(fleet, forecaster).windows
-    batch = WindowStore(fleet, SCHEMA).gather(*index.lookup(np.arange(len(index))))
+    store = WindowStore(fleet, SCHEMA, known_servers=forecaster.facts.servers)
+    batch = store.gather(*index.lookup(np.arange(len(index))))
     forecast, actual = forecaster.forecast(batch).numpy(), batch.future.numpy()
     for column, row in enumerate(report.forecasters[0].rows[:2]):
         error = actual[..., column, None] - forecast[..., column, :]
@@ -84,7 +139,8 @@ def test_agrees_with_the_scorer_on_the_same_windows() -> None:
     forecaster = tiny_forecaster(schema=schema)
     report = evaluate(forecaster, fleet, "run", "table", windows=None)
     index = held_out_windows(fleet, forecaster).windows
-    batch = WindowStore(fleet, schema).gather(*index.lookup(np.arange(len(index))))
+    store = WindowStore(fleet, schema, known_servers=forecaster.facts.servers)
+    batch = store.gather(*index.lookup(np.arange(len(index))))
     history, future = batch.past[:, :, :2].numpy(), batch.future.numpy()
     theirs = {
         "tft": forecaster.forecast(batch).numpy(),

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from tft.batch import WindowBatch
 from tft.bundle import load_forecaster
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
+from train.device import grad_scaler
 from train.loop import FitResult, fit
-from train.precision import grad_scaler
 from train.run_dir import RunDirectory
 from train.state import TrainState
 from train.step import grouped, make_optimizer, train_step
@@ -214,15 +215,28 @@ def test_a_losing_scale_is_not_a_failing_training(tmp_path: Path) -> None:
     assert math.isfinite(result.best_validation_loss)
 
 
-def test_no_epoch_is_begun_that_time_does_not_allow(
+def test_no_epoch_is_begun_whose_validation_would_end_too_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a reserve for it, validation would end after the deadline."""
-    monkeypatch.setattr("train.loop.validate", lambda *_: time.sleep(1.0) or 0.5)
-    deadline = time.monotonic() + 2.5
-    result, _ = run_fit(tmp_path / "run", replace(CONFIG, epochs=50), deadline=deadline)
-    assert result.out_of_time and result.epochs < 50
-    assert time.monotonic() < deadline + 0.7
+    """By a clock on which a step takes 0.1 s and a validation 5 s; an epoch has 4 steps."""
+    now = [0.0]
+
+    def step(*arguments):
+        now[0] += 0.1
+        return train_step(*arguments)
+
+    def validation(*_):
+        now[0] += 5
+        return 0.5
+
+    monkeypatch.setattr("train.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("train.loop.train_step", step)
+    monkeypatch.setattr("train.loop.validate", validation)
+    for deadline, epochs in ((12, 2), (10.9, 2), (10.7, 2), (10.3, 1)):
+        now[0] = 0.0
+        result, _ = run_fit(tmp_path / str(deadline), replace(CONFIG, epochs=9), deadline=deadline)
+        assert result.out_of_time and result.epochs == epochs
+        assert now[0] <= deadline + 0.1  # at most the step that was under way
 
 
 def test_time_up_still_validates_and_saves(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from report.plots import FanPanel, fan_chart, loss_curves
+from report.plots import FanPanel, _draw_fan, fan_chart, lr_curve
 
 SEVEN = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+LINE = ([0.1, 0.2], [0.5, 0.4], [0.5, 0.4], 0.2)  # a learning-rate curve
 BLUE, VERMILION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
 
@@ -101,8 +102,8 @@ def test_fan_chart_refuses_what_does_not_fit(tmp_path):
 
 
 def test_a_failed_chart_leaves_the_old_one_and_no_temporary(tmp_path, monkeypatch):
-    path = tmp_path / "loss.png"
-    loss_curves(path, [1, 2], [0.5, 0.4], [0.6, 0.5], 2)
+    path = tmp_path / "lr.png"
+    lr_curve(path, *LINE)
     before = path.read_bytes()
 
     def half_written(self, target, **options):
@@ -111,23 +112,31 @@ def test_a_failed_chart_leaves_the_old_one_and_no_temporary(tmp_path, monkeypatc
 
     monkeypatch.setattr(Figure, "savefig", half_written)
     with pytest.raises(OSError, match="disk full"):
-        loss_curves(path, [1, 2, 3], [0.5, 0.4, 0.3], [0.6, 0.5, 0.4], 3)
+        lr_curve(path, *LINE)
     assert only_file(tmp_path).read_bytes() == before
 
 
-@pytest.mark.parametrize("count", [1, 5, 200])
-def test_loss_curves(tmp_path, count):
-    epochs = list(range(1, count + 1))
-    train = [1.0 / epoch for epoch in epochs]
-    val = [1.1 / epoch + 0.001 * epoch for epoch in epochs]
-    val[: count // 2] = [float("nan")] * (count // 2)
-    loss_curves(tmp_path / "loss.png", epochs, train, val, count, "run $7")
-    path = only_file(tmp_path)
-    assert pixels_of(path, BLUE) > 15 and pixels_of(path, VERMILION) > 15
+def lines_of(panel):
+    """Draw a panel and return its history, median and actual as (times, values)."""
+    handles = _draw_fan(Figure().subplots(), panel)
+    return [handles[name].get_data() for name in ("history", "median forecast", "actual")]
 
 
-def test_loss_curves_refuses_what_does_not_match(tmp_path):
-    with pytest.raises(ValueError, match="2 epochs, 1 train and 2 val"):
-        loss_curves(tmp_path / "loss.png", [1, 2], [0.5], [0.6, 0.5], None)
-    with pytest.raises(ValueError, match="best_epoch 3 is not among"):
-        loss_curves(tmp_path / "loss.png", [1, 2], [0.5, 0.4], [0.6, 0.5], 3)
+def test_what_follows_starts_where_history_ends():
+    """Else every panel has a hole one tick wide at "now"."""
+    panel = make_panel(log_scale=True)
+    (past, history), *others = lines_of(panel)
+    for (times, values), drawn in zip(others, (panel.forecast[:, 3], panel.actual), strict=True):
+        assert (times[0], values[0]) == (past[-1], history[-1])
+        assert times[1].astype(int) == panel.origin_seconds
+        np.testing.assert_array_equal(values[1:], drawn)
+
+
+def test_no_line_bridges_a_gap_at_now():
+    history, actual = np.full(288, 50.0), np.full(96, 50.0)
+    history[-1] = np.nan
+    _, (_, median), _ = lines_of(make_panel(history=history))
+    assert np.isnan(median[0])
+    actual[0] = np.nan
+    *_, (_, after) = lines_of(make_panel(history=np.full(288, 50.0), actual=actual))
+    assert np.isnan(after[:2]).all()

@@ -43,7 +43,8 @@ def make_forecaster(name, cpu, net):
 def make_report(**changes):
     fields = {
         "run": "run-7", "data": "fleet.parquet", "servers_known": 12, "servers_new": 3,
-        "windows": 1000, "first_origin": "2026-01-01T00:00Z", "last_origin": "2026-02-01T00:00Z",
+        "windows": 1000, "not_finite": 0,
+        "first_origin": "2026-01-01T00:00Z", "last_origin": "2026-02-01T00:00Z",
         "step_seconds": 300, "horizon": 96, "seconds": 61.25,
         "forecasters": (
             make_forecaster("fleet-tft", 0.2, 0.3),
@@ -118,10 +119,41 @@ def test_an_evaluation_survives_json_and_is_rendered_whole():
     assert back["forecasters"][0]["rows"][2]["wql"] is None
     markdown, text = evaluation_markdown(back), evaluation_text(back)
     assert markdown.startswith("# Evaluation of run-7\n") and text.startswith("Evaluation of")
-    facts = ["fleet.parquet", "12 servers", "3 new", "1000", "2026-01-01T00:00Z", "61.2 s", "8 h"]
+    facts = [
+        "fleet.parquet",
+        "training: 12",
+        "new: 3",
+        "1000",
+        "2026-01-01T00:00Z",
+        "61.2 s",
+        "8 h",
+    ]
     for fact in [*facts, "last_value 1.25 s", "2026-02-01T00:00Z", "up to 30 min", "+50.0 %"]:
         assert fact in markdown and fact in text
     assert "|" not in text.replace("|actual|", "").replace("cpu|percent", "")
+    assert "scored: 200 observed target ticks of 288,000" in text  # 1000 x 96 x 3
+    assert "include the validation windows, which chose the best epoch" in text
+
+
+def test_forecasts_that_are_no_numbers_are_counted():
+    assert "not finite" not in evaluation_text(make_report().to_dict())
+    text = evaluation_text(make_report(not_finite=1234).to_dict())
+    assert "not finite: 1,234 forecasts of fleet-tft" in text
+
+
+def test_numbers_stay_readable_whatever_their_size():
+    values = [0.0, 5e-7, -0.0002, 0.25, 12.345, 45_678.9, 2.5e40, -1e6]
+    rows = [make_scores("cpu", value) for value in values]
+    lines = score_table([ForecasterScores("tft", tuple(rows), {}, 0.0)], markdown=True).splitlines()
+    assert [cells_of(line)[2] for line in lines[2:]] == [
+        "0.0000", "5e-07", "-0.0002", "0.2500", "12.35", "45,679", "2.5e+40", "-1e+06",
+    ]  # fmt: skip
+
+
+def test_a_hopeless_skill_is_cut_off():
+    forecasters = [make_forecaster("tft", 5e6, 1.0), make_forecaster("last_value", 0.4, 0.1)]
+    lines = skill_table(forecasters, markdown=True).splitlines()
+    assert [cells_of(line)[2] for line in lines[2:4]] == ["< -999 %", "-900.0 %"]
 
 
 @pytest.mark.parametrize("field", ["run", "data"])

@@ -68,10 +68,12 @@ def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Fore
             schema,
             TFT(config),
             WindowNormaliser(len(schema.metrics), len(schema.static_reals)),
-            manifest["unknown_rate"],
+            float(manifest["unknown_rate"]),
             facts,
         )
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(facts.end_tick, int) or not isinstance(weights_name, str):
+            raise ValueError("training or weights hold no numbers or names")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder / MANIFEST}: schema does not match this program: {error}; train again, or "
             "use the version of the program that wrote it"
@@ -130,13 +132,18 @@ def _read_weights(
 
 def write_atomically(path: Path, blob: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, must outlive a power cut
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 

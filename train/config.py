@@ -114,6 +114,10 @@ class TrainConfig:
                     f"{_describe(hints[field.name])}"
                 )
             object.__setattr__(self, field.name, value)
+        for name in ("checkpoints_dir", "logs_dir"):
+            folder = Path(getattr(self, name))
+            if folder.is_absolute() or ".." in folder.parts or folder == Path():
+                raise ValueError(f"{name} = {str(folder)!r}: expected a folder's name in the run")
         check_quantiles(self.quantiles)
         missing = [level for level in SCORED_QUANTILES if level not in self.quantiles]
         if missing:

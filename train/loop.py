@@ -8,7 +8,7 @@ import torch
 
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.precision import autocast
+from train.device import autocast
 from train.progress import Progress
 from train.run_dir import EpochRecord, RunDirectory, gpu_memory_mb, resident_memory_mb
 from train.signals import Stopped, StopRequest

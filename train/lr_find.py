@@ -18,7 +18,7 @@ from tft.batch import WindowBatch
 from tft.bundle import write_atomically
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.precision import grad_scaler
+from train.device import grad_scaler
 from train.step import TrainLoader, grouped, make_optimizer, train_step
 
 SMOOTHING = 0.9  # of the running mean of losses

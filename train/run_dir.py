@@ -171,24 +171,6 @@ def check_free(path: Path) -> None:
         )
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """Read a run's config.json.
-
-    Raises:
-        ValueError: the directory holds no run.
-    """
-    try:
-        config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{run}: no run directory, {CONFIG} cannot be read ({error}); expected one `train` "
-            "wrote"
-        ) from error
-    if not isinstance(config, dict) or not {"train", "data"} <= config.keys():
-        raise ValueError(f"{run / CONFIG}: not written by `train`; expected keys train and data")
-    return config
-
-
 def gpu_memory_mb(device: torch.device) -> float:
     """Return the most memory PyTorch has had on this GPU, MB; 0 on a CPU."""
     return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.precision import grad_scaler
+from train.device import grad_scaler
 from train.step import StepResult, make_optimizer
 
 NUMBERS = (

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.precision import autocast
+from train.device import autocast
 
 ValidationLoader = Iterable[WindowBatch]
 

@@ -27,6 +27,7 @@ from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 from train.checkpoint import newest_checkpoint
 from train.config import TrainConfig
+from train.device import choose_device
 from train.loop import FitResult, fit
 from train.lr_find import RangeTest, lr_range_test
 from train.run_dir import (
@@ -35,9 +36,9 @@ from train.run_dir import (
     INFO,
     RunDirectory,
     check_free,
-    read_config,
     resident_memory_mb,
 )
+from train.runs import read_config
 from train.signals import StopRequest
 from train.state import TrainState
 
@@ -289,19 +290,6 @@ def build_forecaster(
     servers = tuple(name for name, seen in zip(fleet.servers, trained, strict=True) if seen)
     facts = TrainingFacts(servers, split.cutoff)
     return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device to compute on.
-
-    Raises:
-        ValueError: a GPU is asked for where there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device = cuda: PyTorch sees no GPU here; use cpu, or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def training_info(
