@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from train.config import TrainConfig
     from train.runs import OpenRun
 
-# Heavy imports are inside the commands that need them, so that --help is instant.
-
+# Heavy imports are inside the commands that need them: --help is instant.
 BUILT_IN = Path("training")
 PROFILES = {
     "ml_compute": 3,
@@ -174,7 +173,6 @@ def train(data: Path | None, run_dir: Path | None, resume: bool, **options: Any)
 )  # fmt: skip
 def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
     """Sweep the learning rate and suggest one; the last line printed is the suggestion."""
-    from report.plots import lr_curve
     from train import TFTTrainer
 
     config, spec = configure(options)
@@ -182,13 +180,7 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
     result = TFTTrainer(config, spec, say).find_lr(data or built_in_fleet())
     out_dir.mkdir(parents=True, exist_ok=True)
     result.write_csv(out_dir / "lr_find.csv")
-    lr_curve(
-        out_dir / "lr_find.png",
-        result.learning_rates,
-        result.losses,
-        result.smoothed,
-        result.suggestion,
-    )
+    result.draw(out_dir / "lr_find.png")
     say(f"wrote {out_dir / 'lr_find.png'} and {out_dir / 'lr_find.csv'}; suggested learning rate:")
     click.echo(f"{result.suggestion:.3g}")
 
@@ -200,9 +192,7 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
     "--origins", "origins_file", type=click.Path(path_type=Path),
     help="CSV of server_name, origin (first tick to forecast).  [default: each server's latest]",
 )  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help=".parquet or .csv to write."
-)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".parquet or .csv.")
 @click.option("--quantiles", default="0.1,0.5,0.9", show_default=True, help="Levels to write.")
 @click.option("--device", default="auto", show_default=True)
 @column_options
@@ -220,6 +210,7 @@ def forecast(
         check_levels,
         check_output,
         cold_starts,
+        ended_early,
         latest_origins,
         parse_levels,
         read_origins,
@@ -239,6 +230,8 @@ def forecast(
         origins = latest_origins(fleet, schema)
         for name in silent_servers(fleet, schema):
             say(f"{name}: no target seen in its last {schema.context_length} ticks; not forecast")
+        for name in ended_early(fleet, schema):
+            say(f"{name}: its rows end long before the table's; forecast from its own last one")
     else:
         origins = read_origins(origins_file, fleet, schema, spec.timezone)
     for name in cold_starts(fleet, origins, schema):
@@ -288,8 +281,8 @@ def evaluate(
     write_atomically(folder / "report.md", evaluation_markdown(plain).encode())
     write_atomically(folder / "evaluation.json", (json.dumps(plain, indent=1) + "\n").encode())
     click.echo(evaluation_text(plain))
-    for name in ("evaluation.json", "report.md", "forecasts.png"):
-        click.echo(folder / name)
+    for file in ("evaluation.json", "report.md", "forecasts.png"):
+        click.echo(folder / file)
 
 
 def configure(

@@ -3,24 +3,26 @@
 B windows, H horizon steps, M targets, Q quantiles.
 """
 
+import csv
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.fleet import Fleet, IntArray
+from data.reading.clean import read_times, to_ticks
 from data.windows import WindowStore
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
 
 BATCH_SIZE = 256
 FORMATS = (".parquet", ".csv")
-EARLY_SECONDS = 30  # an origin so little before a tick means that tick, as in reading a table
 
 
 class Origins(NamedTuple):
@@ -37,37 +39,49 @@ def latest_origins(fleet: Fleet, schema: FeatureSchema) -> Origins:
     return Origins(known, everyone.origin[known])
 
 
-def read_origins(path: str | Path, fleet: Fleet, schema: FeatureSchema) -> Origins:
+def silent_servers(fleet: Fleet, schema: FeatureSchema) -> list[str]:
+    """Name the servers `latest_origins` leaves out: no target was seen in their last context."""
+    known = set(latest_origins(fleet, schema).server.tolist())
+    return [name for number, name in enumerate(fleet.servers) if number not in known]
+
+
+def ended_early(fleet: Fleet, schema: FeatureSchema) -> list[str]:
+    """Name the servers whose series ends over a horizon before the table does.
+
+    `latest_origins` forecasts them from their own last row, so their whole forecast is of the past.
+    """
+    ends = fleet.first_tick + fleet.lengths
+    early = np.flatnonzero(fleet.end_tick - ends > schema.prediction_horizon)
+    return [fleet.servers[number] for number in early]
+
+
+def read_origins(
+    path: str | Path, fleet: Fleet, schema: FeatureSchema, timezone: str = "UTC"
+) -> Origins:
     """Read a CSV with columns server_name and origin, the time of the first tick to forecast.
 
+    Args:
+        path: of the CSV file.
+        fleet: read with the schema.
+        schema: of the forecaster.
+        timezone: zone of times that name none; every time is read as in a table.
+
     Raises:
-        ValueError: a column is missing, a line names no server of the table or no time, or there
-            is no history before it; the message names file and line.
+        ValueError: a column is missing, a line names no server of the table or no time, repeats
+            another, or there is no history before it; the message names file and line.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as CSV ({error})") from error
-    for column in ("server_name", "origin"):
-        if column not in table:
-            raise ValueError(
-                f"{path}: no column {column!r}; expected server_name, origin, found "
-                f"{', '.join(table.columns)}"
-            )
-    if table.empty:
-        raise ValueError(f"{path}: no line after the header; expected server_name, origin lines")
+    table = _read_lines(path)
     numbers = {name: number for number, name in enumerate(fleet.servers)}
     server = table["server_name"].str.strip().map(numbers)
     _refuse(path, table, server.isna(), "server_name", "a server of the table")
-    moment = pd.to_datetime(table["origin"], utc=True, errors="coerce", format="ISO8601")
-    _refuse(path, table, moment.isna(), "origin", "a time such as 2026-01-05T12:00:00Z")
-    seconds = (moment - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
-    early = min(EARLY_SECONDS, schema.step_seconds // 10)
-    origin = ((seconds + early) // schema.step_seconds).to_numpy(np.int64)
+    times = read_times(pa.array(table["origin"], pa.string()), timezone)
+    _refuse(path, table, ~times.valid, "origin", "a time such as 2026-01-05T12:00:00Z")
+    origin = to_ticks(times.milliseconds, schema.step_seconds)
     found = Origins(server.to_numpy(np.int64), origin)
-    blind = pd.Series(~_has_history(fleet, found, schema))
-    need = f"a time with a row of the server in the {schema.context_length} ticks before it"
-    _refuse(path, table, blind, "origin", need)
+    again = pd.DataFrame(found._asdict()).duplicated()
+    _refuse(path, table, again, "origin", "each tick of a server once; an earlier line has it")
+    need = f"a time with a target seen in the {schema.context_length} ticks before it"
+    _refuse(path, table, ~_has_history(fleet, found, schema), "origin", need)
     return found
 
 
@@ -100,11 +114,12 @@ def write_forecasts(
         The number of rows.
 
     Raises:
-        ValueError: the path's ending or a quantile is not one that can be written.
+        ValueError: the path or a quantile is not one that can be written, or a forecast is not
+            finite; nothing is written then.
     """
     path, schema = Path(path), forecaster.schema
     check_output(path)
-    columns = [_column_of(level, schema) for level in quantiles]
+    columns = check_levels(quantiles, schema)
     names = [f"q{level:g}" for level in quantiles]
     store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -114,6 +129,7 @@ def write_forecasts(
         for start in range(0, len(origins.server), BATCH_SIZE):
             part = Origins(*(values[start : start + BATCH_SIZE] for values in origins))
             forecast = forecaster.forecast(store.gather(*part))[..., columns].cpu().numpy()
+            _refuse_not_finite(fleet, part, forecast, schema)
             table = _rows(fleet, part, forecast, names, schema)
             sink = sink or _Sink(temporary, path.suffix, table)
             sink.write(table)
@@ -121,7 +137,10 @@ def write_forecasts(
             if progress is not None:
                 progress((start + len(part.server)) / len(origins.server))
         if sink is None:
-            raise ValueError("nothing to forecast: no server has a seen target in its last day")
+            raise ValueError(
+                "nothing to forecast: no server has a target seen in its last "
+                f"{schema.context_length} ticks"
+            )
         sink.close()
         os.replace(temporary, path)
     finally:
@@ -131,23 +150,39 @@ def write_forecasts(
     return rows
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *inputs: Path) -> None:
     """Refuse an output path before any work is done.
 
+    Args:
+        path: what would be written.
+        inputs: files and folders that are read, none of which may change.
+
     Raises:
-        ValueError: its ending is no format, or its folder does not exist.
+        ValueError: its ending is no format, it cannot be written, or it is (in) an input.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file, such as {path / 'forecasts.parquet'}")
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a name ending in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: folder {path.parent} cannot be written to; name another")
+    for given in inputs:
+        if path.resolve() == given.resolve():
+            raise ValueError(f"{path} is read and would be replaced; name another file to write")
+        if given.is_dir() and path.resolve().is_relative_to(given.resolve()):
+            raise ValueError(
+                f"{path} lies in {given}, which is read, so it would be part of the table next "
+                "time; name a file in another folder"
+            )
 
 
 def parse_levels(text: str) -> tuple[float, ...]:
-    """Read quantile levels, 0.1,0.5,0.9.
+    """Read quantile levels, 0.1,0.5,0.9, and return them ascending.
 
     Raises:
-        ValueError: one is no number between 0 and 1.
+        ValueError: one is no number between 0 and 1, or is given twice.
     """
     try:
         levels = tuple(float(level) for level in text.split(","))
@@ -155,7 +190,19 @@ def parse_levels(text: str) -> tuple[float, ...]:
         levels = ()
     if not levels or not all(0 < level < 1 for level in levels):
         raise ValueError(f"quantiles {text!r}: expected numbers between 0 and 1, such as 0.1,0.5")
-    return levels
+    repeated = [level for level in levels if levels.count(level) > 1]
+    if repeated:
+        raise ValueError(f"quantiles {text!r}: {repeated[0]:g} is given twice; give it once")
+    return tuple(sorted(levels))
+
+
+def check_levels(levels: Sequence[float], schema: FeatureSchema) -> list[int]:
+    """Return the places of quantile levels among the schema's.
+
+    Raises:
+        ValueError: the model was not trained on one.
+    """
+    return [_column_of(level, schema) for level in levels]
 
 
 class _Sink:
@@ -225,13 +272,55 @@ def _has_history(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> np.nd
     return has
 
 
+def _read_lines(path: str | Path) -> pd.DataFrame:
+    """Read the lines that are not empty, every field as text; the index is their numbers."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)  # pandas takes a third field for an index, or drops it
+            every = [(reader.line_num, fields) for fields in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as CSV ({error})") from error
+    lines = {number: fields for number, fields in every if any(map(str.strip, fields))}
+    numbers = list(lines)
+    header = [name.strip() for name in lines[numbers[0]]] if lines else []
+    for column in ("server_name", "origin"):
+        if header.count(column) != 1:
+            raise ValueError(
+                f"{path}: {'no' if column not in header else 'more than one'} column {column!r}; "
+                f"expected server_name, origin, found {', '.join(header) or 'nothing'}"
+            )
+    if len(lines) == 1:
+        raise ValueError(f"{path}: no line after the header; expected server_name, origin lines")
+    for number, fields in lines.items():
+        if len(fields) != len(header):
+            raise ValueError(
+                f"{path}, line {number}: expected {len(header)} fields, as in the header, found "
+                f"{len(fields)}"
+            )
+    return pd.DataFrame(list(lines.values())[1:], index=numbers[1:], columns=header, dtype=str)
+
+
 def _refuse(
-    path: str | Path, table: pd.DataFrame, bad: pd.Series, column: str, expected: str
+    path: str | Path, table: pd.DataFrame, bad: npt.ArrayLike, column: str, expected: str
 ) -> None:
     """Raise for the first bad line."""
-    if bad.any():
-        row = int(np.flatnonzero(bad.to_numpy())[0])
+    rows = np.flatnonzero(np.asarray(bad, bool))
+    if len(rows):
+        several = f" ({len(rows)} lines are wrong so)" if len(rows) > 1 else ""
         raise ValueError(
-            f"{path}, line {row + 2}, {column} {table[column].iloc[row]!r}: expected {expected} "
-            f"({int(bad.sum())} lines are wrong so)"
+            f"{path}, line {table.index[rows[0]]}, {column} {table[column].iloc[rows[0]]!r}: "
+            f"expected {expected}{several}"
+        )
+
+
+def _refuse_not_finite(
+    fleet: Fleet, part: Origins, forecast: np.ndarray, schema: FeatureSchema
+) -> None:
+    """Raise for the first forecast, [B, H, M, Q], that holds a number no file should hold."""
+    windows, metrics = np.nonzero(~np.isfinite(forecast).all(axis=(1, 3)))
+    if len(windows):
+        raise ValueError(
+            f"the forecast of server {fleet.servers[part.server[windows[0]]]}, metric "
+            f"{schema.target_names[metrics[0]]} is not finite; its values are too large for "
+            "float32: rescale the column"
         )

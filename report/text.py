@@ -14,8 +14,8 @@ SCORE_HEADER = (
 )  # fmt: skip
 BUCKET_HEADER = ("horizon", "forecaster", *SCORE_HEADER[2:])
 KNOWN_SERVERS_NOTE = (
-    "windows of known servers follow the training period and include the validation windows, "
-    "which chose the best epoch, where the data is that trained on"
+    "of known servers only windows after the training period; on the table trained on, those that "
+    "chose the best epoch are among them"
 )
 SCORE_NOTES = (
     "wQL: twice the pinball loss of quantiles 0.1, 0.5 and 0.9 over the sum of |actual|",

@@ -182,3 +182,23 @@ def test_parquet_times_of_every_unit(tmp_path, unit, zone):
     result = read_fleet(tmp_path / "t.parquet", SPEC)
     assert result.fleet.first_tick.tolist() == [MIDNIGHT // 300] * 3
     assert result.summary.naive_times == (0 if zone else 18)
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("42.0%", "'42.0%', expected a number; write 42.0"),
+        ("7 %", "; write 7"),
+        ('"38,45"', "'38,45', expected a number; write 38.45"),
+        ('"1,234"', "'1,234', expected a number"),  # a thousand, or little more than one
+    ],
+)
+def test_a_target_of_text_shows_its_first_cell_and_how_to_write_it(tmp_path, cell, hint):
+    pattern = rf"'load' holds no number \(.*table\.csv, line 2, .*{hint}\); .* with --target"
+    with pytest.raises(ValueError, match=pattern):
+        read(tmp_path, rows(f"{at(0)},a,{cell}"))
+
+
+def test_a_time_that_cannot_be_read_is_answered_with_an_example(tmp_path):
+    with pytest.raises(ValueError, match="such as 2026-01-05T12:00:00Z"):
+        read(tmp_path, rows("5.1.26,a,1"))

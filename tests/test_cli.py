@@ -1,7 +1,7 @@
 """Every command a person types, with good and with bad input."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -256,6 +256,12 @@ BAD = [
     (["forecast", "{made}/run", *DATA, *OUT, "--origins", "headless.csv"], "no column"),
     (["forecast", "{made}/run", "--data", "notime.csv", *OUT], "no column 'timestamp'"),
     (["forecast", "{made}/run", *DATA], "Missing option '--out'"),
+    (["forecast", "{made}/run", *DATA, "--out", "full"], "full"),
+    (["forecast", "{made}/run", "--data", "short.csv", "--out", "short.csv"], "short.csv"),
+    (["forecast", "{made}/run", *DATA, *OUT, "--device", "tpu"], "expected one of auto, cpu, cuda"),
+    (["forecast", "short.csv", *DATA, *OUT], "short.csv is a file; expected a run directory"),
+    (["evaluate", "{made}/run", "--out-dir", "short.csv"], "short.csv is a file; name a folder"),
+    (["train", *DATA, *TARGET, "--set", "logs_dir=../x"], "expected a folder's name in the run"),
     (["evaluate", "nowhere"], "nowhere"),
     (["evaluate", "{made}/run", "--data", "short.csv"], "no window to evaluate"),
     (["lr-find", *DATA, *TARGET, "--set", "lr=1"], "unknown configuration key 'lr'"),
@@ -297,7 +303,6 @@ def test_a_cell_that_is_no_number_is_an_error_only_when_strict(here: Path) -> No
     assert invoke(*command).exit_code == 0
 
 
-@pytest.mark.skipif(os.environ.get("CUDA_VISIBLE_DEVICES") == "0", reason="there is a GPU")
 def test_a_gpu_that_is_not_there(made: Path, here: Path) -> None:
     import torch
 
@@ -308,9 +313,49 @@ def test_a_gpu_that_is_not_there(made: Path, here: Path) -> None:
     assert "PyTorch sees no GPU here; use cpu, or auto" in result.stderr
 
 
-def test_a_damaged_forecaster(made: Path, here: Path) -> None:
-    import shutil
+def test_the_model_folder_of_a_run_stands_for_the_run(made: Path, here: Path) -> None:
+    """It knows the run's columns and time zone: without them every tick would move."""
+    table = small_table()
+    table["timestamp"] = table["timestamp"].dt.tz_localize(None)
+    table.to_csv("naive.csv", index=False)
+    zone = ["--timezone", "Asia/Tokyo"]
+    result = invoke("train", "--data", "naive.csv", "--run-dir", "r", *TARGET, *TRAIN, *zone)
+    assert result.exit_code == 0, result.output
+    for run in ("r", "r/model"):
+        result = invoke("forecast", run, "--data", "naive.csv", "--out", f"{run[-1]}.csv")
+        assert result.exit_code == 0, result.output
+    one, two = (Path(f"{name}.csv").read_text() for name in "rl")
+    assert one == two
+    assert "2026-01-05T21:00:00Z" in one  # 6:00 of the second day in Tokyo
 
+
+@pytest.mark.parametrize("damage", ['{"train": {}, "data": {}}', "null", "{", '{"train": 1}'])
+def test_a_damaged_config(made: Path, here: Path, damage: str) -> None:
+    shutil.copytree(made / "run", here / "run")
+    (here / "run" / "config.json").write_text(damage)
+    result = invoke("forecast", "run", "--data", made / "fleet.csv", "--out", "f.csv")
+    assert result.exit_code == 2
+    assert "config.json" in result.stderr and "Traceback" not in result.output
+
+
+def test_resume_goes_on_with_what_the_run_was_begun_with(made: Path, here: Path) -> None:
+    shutil.copytree(made / "run", here / "run")
+    result = invoke("train", "--run-dir", "run", "--resume", "--epochs", "2")
+    assert result.exit_code == 0, result.output
+    assert "resuming at epoch 2" in result.stderr
+    lines = (here / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_resume_begins_what_was_not_begun(made: Path, here: Path) -> None:
+    """So that one command can stand in a script that may be killed at any instant."""
+    command = ["train", "--data", made / "fleet.csv", "--run-dir", "r", "--resume", *TARGET, *TRAIN]
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert "no checkpoint yet" in result.stderr
+
+
+def test_a_damaged_forecaster(made: Path, here: Path) -> None:
     shutil.copytree(made / "run", here / "run")
     weights = next((here / "run" / "model").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1])

@@ -1,18 +1,25 @@
 """Origins in, a table of quantiles out, whole or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from data.fleet import Fleet
 from data.forecasts import (
     Origins,
+    check_levels,
     check_output,
     cold_starts,
+    ended_early,
     latest_origins,
     parse_levels,
     read_origins,
+    silent_servers,
     write_forecasts,
 )
 from data.windows import WindowStore
@@ -24,6 +31,12 @@ COLUMNS = ["server_name", "origin", "timestamp", "metric", "q0.1", "q0.5", "q0.9
 
 def at(tick: int) -> pd.Timestamp:
     return pd.Timestamp(tick * STEP, unit="s", tz="UTC")
+
+
+def recent_fleet() -> Fleet:
+    """Return a fleet of our days: an epoch number before 1973 is none."""
+    fleet = small_fleet()
+    return replace(fleet, first_tick=fleet.first_tick + 5_000_000)
 
 
 def write(path: Path, origins: Origins, levels: tuple[float, ...] = (0.1, 0.5, 0.9)) -> int:
@@ -47,7 +60,8 @@ def test_rows_are_the_forecasts_of_the_ticks_after_the_last(tmp_path: Path, endi
     assert rows == len(table) == 3 * H * 2
     for column in ("origin", "timestamp"):
         table[column] = pd.to_datetime(table[column], utc=True)
-    expected = forecaster.forecast(WindowStore(fleet, SCHEMA).gather(*origins)).numpy()
+    store = WindowStore(fleet, SCHEMA, known_servers=forecaster.facts.servers)
+    expected = forecaster.forecast(store.gather(*origins)).numpy()
     for number, server in enumerate(fleet.servers):
         after = int(fleet.first_tick[number] + fleet.lengths[number])
         mine = table[table.server_name == server]
@@ -75,11 +89,11 @@ def test_many_batches_are_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("data.forecasts.BATCH_SIZE", 7)
     write(tmp_path / "many.parquet", origins)
     one, many = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "many"))
-    pd.testing.assert_frame_equal(one, many, rtol=1e-4)
+    pd.testing.assert_frame_equal(one, many, rtol=1e-4, atol=1e-4)
 
 
 def test_origins_are_read_in_their_order_on_the_tick_grid(tmp_path: Path) -> None:
-    fleet = small_fleet()
+    fleet = recent_fleet()
     second, first = int(fleet.first_tick[1]) + 40, int(fleet.first_tick[0]) + 20
     late = at(first) + pd.Timedelta(seconds=100)  # within its tick
     path = origins_file(tmp_path, f"server1,{at(second)}", f" server0 ,{late.isoformat()}")
@@ -88,17 +102,34 @@ def test_origins_are_read_in_their_order_on_the_tick_grid(tmp_path: Path) -> Non
     assert origins.origin.tolist() == [second, first]
 
 
+def test_times_of_origins_are_read_as_in_a_table(tmp_path: Path) -> None:
+    """Zoned, local and epoch times of one moment are one tick; an early clock is let pass."""
+    fleet = recent_fleet()
+    tick = int(fleet.first_tick[0]) + 20
+    moment = at(tick)
+    local = moment.tz_convert("Asia/Tokyo").tz_localize(None)
+    early = moment - pd.Timedelta(seconds=min(30, STEP // 10))
+    for text in (moment.isoformat(), local.isoformat(), str(int(moment.timestamp())), early):
+        path = origins_file(tmp_path, f"server0,{text}")
+        assert read_origins(path, fleet, SCHEMA, "Asia/Tokyo").origin.tolist() == [tick]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("nobody,{good}", "line 3, server_name 'nobody': expected a server of the table"),
-        ("server0,soon", "line 3, origin 'soon': expected a time such as"),
-        ("server0,{before}", "line 3, origin .*: expected a time with a row of the server"),
-        ("server0,{long_after}", "line 3, origin .*: expected a time with a row of the server"),
+        ("server0,soon", "line 3, origin 'soon': expected a time such as 2026-01-05T12:00:00Z$"),
+        ("server0,now", "line 3, origin 'now': expected a time such as"),
+        ("server0,{before}", "line 3, origin .*: expected a time with a target seen in the"),
+        ("server0,{long_after}", "line 3, origin .*: expected a time with a target seen in the"),
+        ("server0,{good}", "line 3, origin .*: expected each tick of a server once"),
+        ("\n,\nserver0,soon", "line 5, origin 'soon'"),
+        ("server0,{good},1", "line 3: expected 2 fields, as in the header, found 3"),
+        ("server0,soon\nserver0,late", "line 3, .*2 lines are wrong so"),
     ],
 )
 def test_bad_origins_name_their_line(tmp_path: Path, line: str, message: str) -> None:
-    fleet = small_fleet()
+    fleet = recent_fleet()
     first = int(fleet.first_tick[0])
     times = {"good": at(first + 20), "before": at(first), "long_after": at(first + 600)}
     path = origins_file(tmp_path, f"server0,{times['good']}", line.format(**times))
@@ -122,6 +153,12 @@ def test_a_server_that_saw_nothing_lately_is_not_forecast() -> None:
     fleet = small_fleet()
     fleet.series(1)[-SCHEMA.context_length :, :2] = np.nan
     assert latest_origins(fleet, SCHEMA).server.tolist() == [0, 2]
+    assert silent_servers(fleet, SCHEMA) == ["server1"]
+
+
+def test_servers_that_ended_over_a_horizon_ago_are_named() -> None:
+    lengths = (60, 57 - H, 53 - H)  # each starts 3 ticks after the one before
+    assert ended_early(small_fleet(lengths), SCHEMA) == ["server2"]
 
 
 def test_short_histories_are_called_cold_starts() -> None:
@@ -150,15 +187,64 @@ def test_nothing_to_forecast_is_said(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_not_finite_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forecaster, fleet = tiny_forecaster(), small_fleet()
+    forecast = forecaster.forecast
+
+    def overflowing(*windows: Any) -> torch.Tensor:
+        values = forecast(*windows)
+        values[1, 0, 1] = float("inf")
+        return values
+
+    monkeypatch.setattr(forecaster, "forecast", overflowing)
+    message = f"server server1, metric {SCHEMA.target_names[1]} is not finite.*: rescale the column"
+    with pytest.raises(ValueError, match=message):
+        path = tmp_path / "out.csv"
+        write_forecasts(forecaster, fleet, latest_origins(fleet, SCHEMA), path, (0.5,))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_outputs_that_could_not_be_written_are_refused_first(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ending in .parquet or .csv"):
         check_output(tmp_path / "out.xlsx")
     with pytest.raises(ValueError, match="does not exist; create it first"):
         check_output(tmp_path / "nowhere" / "out.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        check_output(tmp_path / "folder.csv")
+
+
+def test_outputs_into_a_folder_of_somebody_else_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.forecasts.os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="cannot be written to; name another"):
+        check_output(tmp_path / "out.csv")
+
+
+def test_outputs_that_would_change_an_input_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    table = tmp_path / "in" / "table.csv"
+    with pytest.raises(ValueError, match="is read and would be replaced"):
+        check_output(tmp_path / "in" / ".." / "in" / "table.csv", tmp_path / "other.csv", table)
+    with pytest.raises(ValueError, match="lies in .* name a file in another folder"):
+        check_output(tmp_path / "in" / "out.csv", tmp_path / "in")
+    check_output(tmp_path / "in" / "out.csv", table)
 
 
 @pytest.mark.parametrize("text", ["", "a", "0.1,1", "0.5,,"])
 def test_levels_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected numbers between 0 and 1"):
         parse_levels(text)
-    assert parse_levels("0.1,0.5") == (0.1, 0.5)
+    assert parse_levels("0.5,0.1") == (0.1, 0.5)
+
+
+def test_levels_are_given_once_and_known() -> None:
+    with pytest.raises(ValueError, match="0.5 is given twice"):
+        parse_levels("0.5,0.1,0.50")
+    assert check_levels((0.1, 0.9), SCHEMA) == [
+        SCHEMA.quantiles.index(0.1),
+        SCHEMA.quantiles.index(0.9),
+    ]
+    with pytest.raises(ValueError, match="quantile 0.3 was not trained"):
+        check_levels((0.1, 0.3), SCHEMA)

@@ -132,7 +132,7 @@ def test_an_evaluation_survives_json_and_is_rendered_whole():
         assert fact in markdown and fact in text
     assert "|" not in text.replace("|actual|", "").replace("cpu|percent", "")
     assert "scored: 200 observed target ticks of 288,000" in text  # 1000 x 96 x 3
-    assert "include the validation windows, which chose the best epoch" in text
+    assert "only windows after the training period" in text
 
 
 def test_forecasts_that_are_no_numbers_are_counted():

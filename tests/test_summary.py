@@ -21,8 +21,8 @@ def test_the_summary_of_a_dirty_table(tmp_path):
     assert summary.lines() == [
         "rows      6 read from 1 file",
         "rejected  1 row, 1 value",
-        f"          {place}, line 6, column 'timestamp': 'later', expected an ISO-8601 time or "
-        "Unix seconds or milliseconds after 1973",
+        f"          {place}, line 6, column 'timestamp': 'later', expected an ISO-8601 time such "
+        "as 2026-01-05T12:00:00Z, or Unix seconds or milliseconds after 1973",
         f"          {place}, line 5, column 'load': 'oops', expected a number",
         "servers   1 in 1 profile",
         "time      2024-01-01 00:00 to 2024-01-01 01:45 UTC",

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.reading.files import open_table
 from data.reading.survey import survey_table
 from tests.tables import MIDNIGHT, SPEC, rows
 
-TEN_YEARS = 10 * 366 * 86_400
+DAY = 86_400
+TEN_YEARS = 10 * 366 * DAY
 
 
 def survey(folder: Path, *lines: str):
@@ -35,6 +37,18 @@ def test_of_equally_common_profiles_the_first_by_name(tmp_path):
 
 
 def test_ten_years_and_no_more(tmp_path):
-    survey(tmp_path, f"{MIDNIGHT - TEN_YEARS},a,1,", f"{MIDNIGHT},a,1,")
+    years = [f"{MIDNIGHT - days * DAY},a,1," for days in range(0, 3661, 60)]
+    survey(tmp_path, *years)
     with pytest.raises(ValueError, match="server 'a'.*over ten years; take out the rows"):
-        survey(tmp_path, f"{MIDNIGHT - TEN_YEARS - 300},a,1,", f"{MIDNIGHT},a,1,")
+        survey(tmp_path, *years, f"{MIDNIGHT - TEN_YEARS - 300},a,1,")
+
+
+@pytest.mark.parametrize("shift", [0, 17, 59])
+def test_sixty_days_without_a_row_and_no_more(tmp_path, shift):
+    """Wherever in a period of 60 days they start, and in whatever order the rows are."""
+    start = MIDNIGHT + shift * DAY
+    survey(tmp_path, f"{start + 60 * DAY},a,1,", f"{start},a,1,", f"{start + 500 * DAY},b,1,")
+    with pytest.raises(ValueError, match="server 'a'.* 60 days later; take out the rows") as error:
+        survey(tmp_path, f"{start + 60 * DAY + 300},a,1,", f"{start - DAY},b,1,", f"{start},a,1,")
+    for time in (start, start + 60 * DAY + 300):
+        assert str(np.datetime64(time, "s")) in str(error.value)

@@ -390,3 +390,17 @@ def test_progress_rises_to_one(tmp_path: Path) -> None:
     assert len(seen) > 4
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(1.0)
+
+
+def test_an_interrupted_run_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty folder would be taken for a fleet that is there."""
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.synthetic.writer.simulate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_fleet(SMALL, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -95,12 +95,48 @@ def test_a_trained_forecaster_needs_its_targets(tmp_path):
         (rows("1,2", header="timestamp,load"), "no column 'server_name'.*timestamp, load"),
         (rows("1,2,3", header="timestamp,server_name,laod"), "'load'.*'laod' the nearest"),
         (rows("1;2;3", header="timestamp;server_name;load"), "with commas between fields"),
-        (rows(f"{at(0)},a,1", "1980-01-01,a,2"), "server 'a'.*spans 1980-01-01.*2024-01-01"),
+        (
+            rows("1,a,2", header="Timestamp,server_name,load"),
+            "'Timestamp' the nearest; .* which one it is with --timestamp-column",
+        ),
+        (rows("1,a,2", header="timestamp,vm,load"), "with --server-column"),
+        (rows("1,a,2", header="timestamp,server_name,cpu"), "'load' .target.*with --target"),
+        (rows("1;2;3", header="timestamp;server_name;load"), "points in decimals"),
+        (
+            rows(f"{at(0)},a,1", "1980-01-01,a,2"),
+            "server 'a'.*row at 1980-01-01.*next at 2024-01-01.*take out the rows",
+        ),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize("apart", [600, 900, 3600])
+def test_rows_further_apart_than_the_step_are_an_error(tmp_path, apart):
+    """An hourly table read with the default step would be eleven twelfths gaps, and say nothing."""
+    times = [MIDNIGHT + apart * row for row in range(40) if row not in (7, 8, 20)]
+    text = rows(*(f"{time},a,{time}" for time in times))
+    with pytest.raises(ValueError, match=f"{apart} s apart, .*is 300; set step_seconds = {apart}$"):
+        read(tmp_path, text)
+    assert len(read(tmp_path, text, replace(SPEC, step_seconds=apart)).fleet.values) == 40
+    with pytest.raises(ValueError, match="trained on a step of 300 s; give it rows as close"):
+        read(tmp_path, text, schema=SCHEMA)
+
+
+@pytest.mark.parametrize("missing", [0.3, 0.5, 0.8])
+def test_missing_rows_are_no_longer_step(tmp_path, missing):
+    """Half the ticks missing at random leave a median spacing of two steps."""
+    kept = np.flatnonzero(np.random.default_rng(0).random(2000) >= missing)
+    summary = read(tmp_path, rows(*(f"{MIDNIGHT + 300 * row},a,{row}" for row in kept))).summary
+    assert summary.rows == len(kept)
+
+
+@pytest.mark.parametrize("apart", [60, 300, 430])
+def test_rows_closer_than_the_step_or_nearly_as_far_are_no_error(tmp_path, apart):
+    lines = [f"{MIDNIGHT + apart * row},a,{row}" for row in range(40)]
+    assert read(tmp_path, rows(*lines[:15], *lines[20:])).summary.rows == 35
 
 
 def test_two_servers_ten_years_apart_are_no_error(tmp_path):

@@ -42,6 +42,12 @@ class RangeTest:
             lines.append(",".join(f"{value:.8g}" for value in row))
         write_atomically(path, ("\n".join(lines) + "\n").encode())
 
+    def draw(self, path: Path) -> None:
+        """Draw the sweep with the suggestion marked, as a PNG."""
+        from report.plots import lr_curve  # slow to import, needed only here
+
+        lr_curve(path, self.learning_rates, self.losses, self.smoothed, self.suggestion)
+
 
 def lr_range_test(
     forecaster: Forecaster,

@@ -42,6 +42,7 @@ from train.runs import read_config
 from train.signals import StopRequest
 from train.state import TrainState
 
+TELL_SECONDS = 3.0  # between two reports of progress
 BoolArray = npt.NDArray[np.bool_]
 # Keys that may differ when a run is resumed: they change how long and where, not what.
 MAY_CHANGE = {
@@ -185,8 +186,7 @@ class TFTTrainer:
         """Read a table and build network and loaders for it; writes nothing."""
         config = self.config
         device = choose_device(config.device)
-        self.say(f"reading {data}")
-        read = read_fleet(data, self.spec)
+        read = read_fleet(data, self.spec, progress=self._teller(f"reading {data}"))
         for line in read.summary.lines():
             self.say(f"  {line}")
         fleet = read.fleet
@@ -221,8 +221,21 @@ class TFTTrainer:
         return Prepared(forecaster, train_loader, validation_loader, read, split)
 
     def _find(self, prepared: Prepared) -> RangeTest:
-        self.say("learning-rate range test")
-        return lr_range_test(prepared.forecaster, prepared.train_loader, self.config)
+        tell = self._teller("learning-rate range test")
+        return lr_range_test(prepared.forecaster, prepared.train_loader, self.config, progress=tell)
+
+    def _teller(self, what: str) -> Callable[[float], None]:
+        """Say what begins, and return what says how far it is, every few seconds."""
+        self.say(what)
+        last = time.monotonic()
+
+        def tell(fraction: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > TELL_SECONDS:
+                last = time.monotonic()
+                self.say(f"{what}: {fraction:.0%}")
+
+        return tell
 
 
 def build_schema(read: ReadResult, config: TrainConfig) -> FeatureSchema:

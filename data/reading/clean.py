@@ -4,6 +4,7 @@ Everything here works on whole columns, and nothing raises for a bad cell: it is
 `Rejections` counts it and keeps the first few for the summary.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,7 +27,10 @@ EARLIEST, LATEST = 100_000_000_000, 100_000_000_000_000  # milliseconds
 EPOCH_UNITS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3), (1e20, 1e-6))  # below, factor to ms
 HAS_OFFSET = r":\d{2}(\.\d+)?\s*([Zz]|[+-]\d{2}:?(\d{2})?)$"
 MISSING_WORDS = ("", "nan", "na", "n/a", "null", "none", "-")
-EXPECTED_TIME = "expected an ISO-8601 time or Unix seconds or milliseconds after 1973"
+EXPECTED_TIME = (
+    "expected an ISO-8601 time such as 2026-01-05T12:00:00Z, or Unix seconds or milliseconds "
+    "after 1973"
+)
 EXPECTED_NUMBER = "expected a number"
 EXPECTED_NAME = "expected a server name"
 FIRST_FEW = 5
@@ -45,7 +49,8 @@ class Rejections:
         for row in rows[: FIRST_FEW - len(self.first)].tolist():
             value = chunk.column(column)[row].as_py()
             shown = "empty" if value is None else repr(value)
-            self.first.append(f"{chunk.place(row)}, column {column!r}: {shown}, {expected}")
+            hint = _number_meant(value) if expected == EXPECTED_NUMBER else ""
+            self.first.append(f"{chunk.place(row)}, column {column!r}: {shown}, {expected}{hint}")
 
     @classmethod
     def total(cls, parts: Iterable["Rejections"]) -> "Rejections":
@@ -183,6 +188,14 @@ def _read_text_numbers(column: pa.Array) -> tuple[FloatArray, IntArray]:
     with np.errstate(over="ignore"):  # becomes an infinity, counted as one
         values = numbers.astype(np.float32)
     return values[codes], np.flatnonzero((np.isnan(numbers) & ~missing)[codes])
+
+
+def _number_meant(text: str) -> str:
+    """Say how to write a percentage or a decimal comma; 1,234 may be either and is left alone."""
+    match = re.fullmatch(r"([+-]?\d+)(?:[.,](\d+))?\s*%?", text.strip())
+    if not match or ("," in text and len(match[2]) == 3):
+        return ""
+    return f"; write {match[1]}" + (f".{match[2]}" if match[2] else "")
 
 
 class Codes:

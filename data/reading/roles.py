@@ -191,7 +191,12 @@ def decide_roles(
             unasked.append(name)
     for name in spec.targets:
         if not columns[name].values:
-            raise ValueError(f"target column {name!r} holds no number; name another target")
+            first = columns[name].rejections.first
+            seen = f" ({first[0]})" if first else ""
+            raise ValueError(
+                f"target column {name!r} holds no number{seen}; mend it, or name another target "
+                "with --target"
+            )
     for name in spec.static or ():
         if columns[name].most_common.crowded.any():
             raise ValueError(
@@ -227,8 +232,9 @@ def roles_of(schema: FeatureSchema, present: Iterable[str]) -> Roles:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say what names there are, and which of them is most like a wrong one."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    most_like = f", {close[0]!r} the nearest" if close else ""
+    lower = {each.lower(): each for each in names}  # `Timestamp` is very like `timestamp`
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    most_like = f", {lower[close[0]]!r} the nearest" if close else ""
     return f"there are {', '.join(names) or 'none'}{most_like}"
 
 

@@ -23,6 +23,7 @@ from data.reading.clean import (
 )
 from data.reading.files import Chunk, TableFile, place_of
 from data.reading.roles import TableSpec
+from data.reading.spacing import Spacing
 from data.reading.stats import ColumnStats, MostCommon
 
 Progress = Callable[[float], None]
@@ -68,6 +69,7 @@ class Survey:
     """What the first pass found."""
 
     columns: dict[str, ColumnStats]
+    spacing: Spacing
     codes: Codes = field(default_factory=Codes)
     first_tick: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))  # [S]
     last_tick: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))  # [S]
@@ -100,6 +102,7 @@ class Survey:
         self.last_tick = np.append(self.last_tick, np.full(new, -NEVER))
         np.minimum.at(self.first_tick, keys.servers, keys.ticks)
         np.maximum.at(self.last_tick, keys.servers, keys.ticks)
+        self.spacing.add(keys.servers, keys.ticks)
         profiles = self.profile_codes.encode(chunk.column(spec.profile))[keys.rows]
         self.profile.add(keys.servers, np.where(profiles < 0, np.nan, profiles), num_servers)
         for name, stats in self.columns.items():
@@ -112,9 +115,10 @@ def survey_table(
     """Read a table once, measuring the columns named.
 
     Raises:
-        ValueError: a file is damaged, no row can be placed, a server spans over ten years.
+        ValueError: a file is damaged, no row can be placed, a server spans over ten years or
+            has no row for over 60 days.
     """
-    survey = Survey({name: ColumnStats() for name in columns})
+    survey = Survey({name: ColumnStats() for name in columns}, Spacing(spec.step_seconds))
     for chunk in read_chunks(files, spec, columns, progress):
         survey.add(chunk, spec)
     for file in files:
@@ -150,6 +154,16 @@ def _check_spans(survey: Survey, files: Sequence[TableFile], spec: TableSpec) ->
         raise ValueError(
             f"{path} holds no usable row; {survey.rows:,} read, {rejected.count:,} rejected{why}"
         )
+    names = list(survey.codes.names)
+    gap = survey.spacing.longest_gap()
+    if gap is not None:
+        code = gap[0]
+        before, after = (np.array(gap[1:]) * spec.step_seconds).astype("datetime64[s]")
+        raise ValueError(
+            f"server {names[code]!r} in {path} has a row at {before} and the next at {after}, over "
+            "60 days later; take out the rows with a wrong time, or, where both are right, give "
+            "the server another name from then on"
+        )
     spans = (survey.last_tick - survey.first_tick)[seen]
     longest = int(spans.argmax())
     if spans[longest] * spec.step_seconds > LONGEST_SPAN_SECONDS:
@@ -157,6 +171,6 @@ def _check_spans(survey: Survey, files: Sequence[TableFile], spec: TableSpec) ->
         ends = np.array([survey.first_tick[code], survey.last_tick[code]]) * spec.step_seconds
         first, last = ends.astype("datetime64[s]")
         raise ValueError(
-            f"server {list(survey.codes.names)[code]!r} in {path} spans {first} to {last}, over "
+            f"server {names[code]!r} in {path} spans {first} to {last}, over "
             "ten years; take out the rows with a wrong time"
         )

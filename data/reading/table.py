@@ -10,7 +10,8 @@ spans and what the columns hold (`data.reading.survey`), then to put every value
 | a clock off the grid | a row belongs to the step it falls in; one up to 30 s (at most a tenth of a step) early belongs to the next | |
 | rows out of order | sorted into place | |
 | several rows of one server in one tick | the mean of their values, missing ones left out | `merged` |
-| gaps | stay missing, never filled | `ticks`, `gaps` |
+| gaps | stay missing, never filled; over 60 days without a row of a server, or over ten years from its first to its last, are an error: a time is wrong | `ticks`, `gaps` |
+| rows further apart than `step_seconds` | an error where hardly any row follows the one before within a step: most ticks would be gaps | |
 | a server that appears late or vanishes | its series runs from its first row to its last | |
 | an empty cell, `nan`, `na`, `n/a`, `null`, `none`, `-` | missing | `missing` |
 | an infinite number | missing | `infinite` |
@@ -28,6 +29,9 @@ spans and what the columns hold (`data.reading.survey`), then to put every value
 | a static value that changes | the server's most common one, the smallest of equals; missing where a server shows over 32 | |
 | several profiles of one server | its most common one; none given is no error | |
 | a column some files of a folder lack | missing in their rows | |
+
+A server's static values and its profile are its most common ones in the whole table, so of later
+rows too, and bounds are decided from the whole table: neither knows of a split by time.
 
 With `strict`, whatever is rejected is an error instead.
 """  # noqa: E501
@@ -48,6 +52,15 @@ from data.reading.roles import DEFAULT_PROFILE, Roles, TableSpec, decide_roles, 
 from data.reading.summary import ReadSummary
 from data.reading.survey import Survey, read_chunks, read_keys, survey_table
 from tft.schema import FeatureSchema, Metric
+
+FLAGS = {
+    "timestamp": "--timestamp-column",
+    "server_name": "--server-column",
+    "profile": "--profile-column",
+    "target": "--target",
+    "observed": "--observed",
+    "static": "--static",
+}
 
 
 class ReadResult(NamedTuple):
@@ -79,7 +92,7 @@ def read_fleet(
 
     Raises:
         ValueError: the table cannot be read, lacks a column, or holds no usable row; or, with
-            `spec.strict`, a row or cell was rejected.
+            `spec.strict`, a row or cell was rejected; or its rows are further apart than a step.
     """
     spec = spec or TableSpec()
     if schema is not None:
@@ -93,6 +106,7 @@ def read_fleet(
     numbers = [name for name in wanted if columns.get(name) in ("number", "text")]
 
     survey = survey_table(files, spec, numbers, lambda share: tell(share / 2))
+    _check_step(files, survey, spec.step_seconds, trained=schema is not None)
     if schema is None:
         roles = decide_roles(
             spec, survey.columns, [name for name in columns if name not in numbers]
@@ -141,7 +155,8 @@ def _check_columns(
             kind = "text" if name in file.partition else file.kinds.get(name)
             if kind is None:
                 raise ValueError(
-                    f"{file.path} has no column {name!r} ({role}); {_choices(name, file.kinds)}"
+                    f"{file.path} has no column {name!r} ({role}); "
+                    f"{_choices(name, file.kinds, role)}"
                 )
             if kind not in kinds:
                 raise ValueError(f"{file.path}: column {name!r} is no {role}; it holds {kind}")
@@ -153,7 +168,8 @@ def _check_columns(
     for name, role in needed.items():
         if name not in columns:
             raise ValueError(
-                f"{place_of(files)} has no column {name!r} ({role}); {_choices(name, columns)}"
+                f"{place_of(files)} has no column {name!r} ({role}); "
+                f"{_choices(name, columns, role)}"
             )
     optional = () if schema is None else (*schema.metric_names, *schema.static_reals)
     for name in (*needed, *optional):
@@ -161,12 +177,32 @@ def _check_columns(
             raise ValueError(f"{place_of(files)}: column {name!r} holds {columns[name]}, no number")
 
 
-def _choices(name: str, columns: Iterable[str]) -> str:
+def _choices(name: str, columns: Iterable[str], role: str) -> str:
     """Say what there is in place of a missing column, and what to do about it."""
     names = list(columns)
     if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
-        return f"its header is one name, {names[0]!r}; write the table with commas between fields"
-    return f"{nearest(name, names)}; rename the column, or say which one it is"
+        return (
+            f"its header is one name, {names[0]!r}; "
+            "write the table with commas between fields and points in decimals"
+        )
+    flag = FLAGS.get(role)
+    other = f", or say which one it is with {flag}" if flag else ""
+    return f"{nearest(name, names)}; rename the column{other}"
+
+
+def _check_step(
+    files: Sequence[TableFile], survey: Survey, step_seconds: int, trained: bool
+) -> None:
+    """Refuse a table whose rows are too far apart for the step."""
+    apart = survey.spacing.seconds_apart()
+    if apart is None:
+        return
+    if trained:
+        expected = f"the forecaster was trained on a step of {step_seconds} s"
+        remedy = "give it rows as close as that, or train one on rows like these"
+    else:
+        expected, remedy = f"step_seconds is {step_seconds}", f"set step_seconds = {apart}"
+    raise ValueError(f"{place_of(files)}: rows are {apart} s apart, {expected}; {remedy}")
 
 
 def _check_strict(spec: TableSpec, refused: Sequence[Rejections]) -> None:

@@ -183,7 +183,6 @@ def write_fleet(
         raise ValueError(f"file_format {file_format!r} must be one of {', '.join(FORMATS)}")
     folder = Path(out_dir)
     _refuse_to_overwrite(folder, file_format)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def simulated(fraction: float) -> None:
         if progress is not None:
@@ -191,6 +190,7 @@ def write_fleet(
 
     servers, simulation = _run(spec, simulated)
     facts = _facts(spec, servers, simulation, file_format)
+    folder.mkdir(parents=True, exist_ok=True)  # only now: an interrupted run leaves no empty one
     data, about = folder / f"fleet.{file_format}", folder / FACTS_FILE
     parts = {path: folder / f".{path.name}.{os.getpid()}.part" for path in (about, data)}
     try:
