@@ -197,14 +197,9 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
 @click.option("--device", default="auto", show_default=True)
 @column_options
 def forecast(
-    run: Path,
-    data: Path,
-    origins_file: Path | None,
-    out: Path,
-    quantiles: str,
-    device: str,
-    **options: Any,
-) -> None:
+    run: Path, data: Path, origins_file: Path | None, out: Path, quantiles: str, device: str,
+    **options: Any
+) -> None:  # fmt: skip
     """Forecast a table with the forecaster of a run directory RUN."""
     from data.forecasts import (
         check_levels,
