@@ -60,6 +60,8 @@ def read_origins(
 ) -> Origins:
     """Read a CSV with columns server_name and origin, the time of the first tick to forecast.
 
+    A line that repeats a server and tick adds nothing.
+
     Args:
         path: of the CSV file.
         fleet: read with the schema.
@@ -67,8 +69,8 @@ def read_origins(
         timezone: zone of times that name none; every time is read as in a table.
 
     Raises:
-        ValueError: a column is missing, a line names no server of the table or no time, repeats
-            another, or there is no history before it; the message names file and line.
+        ValueError: a column is missing, a line names no server of the table or no time, or there
+            is no history before it; the message names file and line.
     """
     table = _read_lines(path)
     numbers = {name: number for number, name in enumerate(fleet.servers)}
@@ -78,11 +80,10 @@ def read_origins(
     _refuse(path, table, ~times.valid, "origin", "a time such as 2026-01-05T12:00:00Z")
     origin = to_ticks(times.milliseconds, schema.step_seconds)
     found = Origins(server.to_numpy(np.int64), origin)
-    again = pd.DataFrame(found._asdict()).duplicated()
-    _refuse(path, table, again, "origin", "each tick of a server once; an earlier line has it")
     need = f"a time with a target seen in the {schema.context_length} ticks before it"
     _refuse(path, table, ~_has_history(fleet, found, schema), "origin", need)
-    return found
+    once = ~pd.DataFrame(found._asdict()).duplicated().to_numpy()
+    return Origins(found.server[once], found.origin[once])
 
 
 def cold_starts(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> list[str]:

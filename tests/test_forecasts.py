@@ -122,7 +122,6 @@ def test_times_of_origins_are_read_as_in_a_table(tmp_path: Path) -> None:
         ("server0,now", "line 3, origin 'now': expected a time such as"),
         ("server0,{before}", "line 3, origin .*: expected a time with a target seen in the"),
         ("server0,{long_after}", "line 3, origin .*: expected a time with a target seen in the"),
-        ("server0,{good}", "line 3, origin .*: expected each tick of a server once"),
         ("\n,\nserver0,soon", "line 5, origin 'soon'"),
         ("server0,{good},1", "line 3: expected 2 fields, as in the header, found 3"),
         ("server0,soon\nserver0,late", "line 3, .*2 lines are wrong so"),
@@ -135,6 +134,17 @@ def test_bad_origins_name_their_line(tmp_path: Path, line: str, message: str) ->
     path = origins_file(tmp_path, f"server0,{times['good']}", line.format(**times))
     with pytest.raises(ValueError, match=f"origins.csv, {message}"):
         read_origins(path, fleet, SCHEMA)
+
+
+def test_an_origin_given_twice_is_forecast_once(tmp_path: Path) -> None:
+    fleet = recent_fleet()
+    tick = int(fleet.first_tick[0]) + 20
+    again = at(tick) + pd.Timedelta(seconds=7)  # the same tick
+    path = origins_file(
+        tmp_path, f"server0,{at(tick)}", f"server0,{again.isoformat()}", f"server1,{at(tick)}"
+    )
+    origins = read_origins(path, fleet, SCHEMA)
+    assert origins.server.tolist() == [0, 1] and origins.origin.tolist() == [tick, tick]
 
 
 def test_an_origins_file_of_another_shape_is_refused(tmp_path: Path) -> None:

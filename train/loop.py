@@ -84,7 +84,15 @@ def fit(
             raise Stopped(stop.signal)
         if state.out_of_time:
             break
+    return conclude(state, ended, config)
 
+
+def conclude(state: TrainState, ended: int, config: TrainConfig) -> FitResult:
+    """Say how a training ended, after so many epochs.
+
+    Raises:
+        FloatingPointError: no epoch had a finite validation loss.
+    """
     if not math.isfinite(state.best_loss):
         raise FloatingPointError(
             f"no epoch had a finite validation loss; lower learning_rate ({state.learning_rate})"

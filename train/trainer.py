@@ -134,26 +134,13 @@ class TFTTrainer:
             run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
             state = self._state(prepared, config, run, resume)
             deadline = started + 60 * config.max_minutes if config.max_minutes else math.inf
-            result = fit(
-                state,
-                prepared.train_loader,
-                prepared.validation_loader,
-                config,
-                run,
-                stop,
-                deadline,
-            )
+            loaders = prepared.train_loader, prepared.validation_loader
+            result = fit(state, *loaders, config, run, stop, deadline)
             seconds = time.monotonic() - started
             run.write_json(INFO, training_info(prepared, config, result, began, seconds))
         finally:
             run.close()
-        sampled = " sampled" if prepared.train_loader.sampled else ""
-        self.say(
-            f"best epoch {result.best_epoch} of {result.epochs} of "
-            f"{prepared.train_loader.windows_per_epoch:,}{sampled} windows, validation loss "
-            f"{result.best_validation_loss:.4f}, {seconds / 60:.1f} min, peak memory "
-            f"{resident_memory_mb():.0f} MB"
-        )
+        self.say(closing_line(prepared.train_loader, result, seconds))
         return path
 
     def _state(
@@ -303,6 +290,16 @@ def build_forecaster(
     servers = tuple(name for name, seen in zip(fleet.servers, trained, strict=True) if seen)
     facts = TrainingFacts(servers, split.cutoff)
     return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
+
+
+def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
+    """Say how a training ended, in one line."""
+    sampled = " sampled" if loader.sampled else ""
+    return (
+        f"best epoch {result.best_epoch} of {result.epochs}, each of {loader.windows_per_epoch:,}"
+        f"{sampled} windows; validation loss {result.best_validation_loss:.4f}, "
+        f"{seconds / 60:.1f} min, peak memory {resident_memory_mb():.0f} MB"
+    )
 
 
 def training_info(
