@@ -21,6 +21,7 @@ def record(run: Path, name: str, picture: bool) -> None:
     training = json.loads((run / "training_info.json").read_text())
     evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
     content = {"on": measured_on(), "training": training, "evaluation": evaluation}
+    RESULTS.mkdir(exist_ok=True)
     write_atomically(RESULTS / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
     if picture:
         shutil.copy(run / "evaluation" / "forecasts.png", RESULTS / "forecasts.png")
