@@ -115,7 +115,15 @@ def test_scores_are_their_formulas_however_windows_are_batched(seed, cuts, missi
             values = [scores[name] for scores in expected]
             mean = np.sum(values) if name == "observed" else np.mean(values)
             assert getattr(rows[3], name) == pytest.approx(mean)
-    assert sums.rows()[0].crossing > 0.0 and 0.0 < sums.rows()[0].coverage < 1.0
+
+
+def test_quantiles_that_cross_are_counted():
+    history, _, actual = make_windows(3, missing=0.0)
+    sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+    forecast = np.repeat(np.nan_to_num(actual)[..., None], 3, axis=-1)
+    forecast[:, :24, :, 0] += 1  # the lowest above the others in a quarter of the steps
+    sums.add(forecast, actual, yesterdays_values(history, 96))
+    assert sums.rows()[0].crossing == pytest.approx(0.25 / 2)  # one pair of two crosses there
 
 
 def test_a_perfect_forecast_scores_zero_and_covers_all():
