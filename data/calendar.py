@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-KNOWN_FEATURES = ("hour_of_day", "day_of_week")
 DAY_SECONDS, WEEK_SECONDS = 86_400, 7 * 86_400
 
 
