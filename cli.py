@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from data.fleet import Fleet
     from data.reading import TableSpec
     from tft.forecaster import Forecaster
-    from train.config import TrainConfig
     from train.runs import OpenRun
 
 # Heavy imports are inside the commands that need them: --help is instant.
@@ -116,21 +115,38 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
     options: list[Callable[..., Any]] = [
         DATA,
         click.option("--config", type=click.Path(path_type=Path), help="TOML file of keys."),
+        click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
         click.option("--epochs", type=int, help="Most epochs.  [default: 20]"),
-        click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
-        click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
-        click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
-        click.option("--observed", help="Columns seen in the past only, a,b,c."),
-        click.option("--static", help="Columns of one number per server, a,b,c."),
-        click.option("--step-seconds", type=int, help="Seconds between ticks.  [default: 300]"),
-        click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
         click.option(
             "--max-minutes",
             type=float,
             help="Train so long, reading included; without --epochs, as many as fit.",
         ),
+        click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
+        click.option("--observed", help="Columns seen in the past only, a,b,c."),
+        click.option("--static", help="Columns of one number per server, a,b,c."),
+        click.option("--step-seconds", type=int, help="Seconds between ticks.  [default: 300]"),
+        click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
+        click.option("--validation-servers", help="Never trained on, only validated, a,b,c."),
+        click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
+        click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
+        click.option(
+            "--accumulate",
+            "accumulate_grad_batches",
+            type=int,
+            help="Batches in an optimizer step.  [default: 1]",
+        ),
+        click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
+        click.option(
+            "--find-lr", "auto_lr_find", is_flag=True, help="Start from a range test's suggestion."
+        ),
+        click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
+        click.option("--ema-decay", type=float, help="Average weights, such as 0.998."),
+        click.option("--workers", "num_workers", type=int, help="Loader processes.  [default: 0]"),
+        click.option("--seed", "random_seed", type=int, help="Of everything.  [default: 42]"),
+        click.option("--deterministic", is_flag=True, help="The same on a GPU too, slower there."),
+        click.option("--compile", is_flag=True, help="Compile the network: for long trainings."),
         click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
-        click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
         column_options,
     ]
     for option in reversed(options):
@@ -142,15 +158,27 @@ def train_options(command: Callable[..., None]) -> Callable[..., None]:
 @train_options
 @click.option("--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]")
 @click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun.")
-def train(data: Path | None, run_dir: Path | None, resume: bool, **options: Any) -> None:
-    """Train a forecaster; the last line printed is its run directory."""
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="With --resume: this one, not the newest."
+)
+def train(
+    data: Path | None, run_dir: Path | None, resume: bool, checkpoint: Path | None, **options: Any
+) -> None:
+    """Train a forecaster; the last line printed is its run directory.
+
+    Several processes train together where torchrun starts them: torchrun --nproc-per-node 2 cli.py
+    train ... Every configuration key, see train/config.py, can be set by --set or in --config.
+    """
     from train import TFTTrainer
+    from train.options import configure
     from train.run_dir import CONFIG
     from train.runs import read_config
     from train.signals import Stopped, StopRequest
 
     if resume and run_dir is None:
         raise click.UsageError("--resume needs --run-dir, the run to go on with")
+    if checkpoint is not None and not resume:
+        raise click.UsageError("--checkpoint needs --resume and --run-dir, the run to go on with")
     begun = resume and run_dir is not None and (run_dir / CONFIG).exists()
     saved = read_config(run_dir) if begun and run_dir is not None else None
     config, spec = configure(options, saved)
@@ -158,11 +186,14 @@ def train(data: Path | None, run_dir: Path | None, resume: bool, **options: Any)
         data = Path(saved["data"]["path"]) if saved is not None else built_in_fleet()
     try:
         with StopRequest() as stop:
-            path = TFTTrainer(config, spec, say).train(data, run_dir, resume=resume, stop=stop)
+            path = TFTTrainer(config, spec, say).train(
+                data, run_dir, resume=resume, checkpoint=checkpoint, stop=stop
+            )
     except Stopped as stopped:
         say(str(stopped))
         sys.exit(stopped.exit_code)
-    click.echo(path)
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's ranks one talks
+        click.echo(path)
 
 
 @cli.command("lr-find")
@@ -174,6 +205,7 @@ def train(data: Path | None, run_dir: Path | None, resume: bool, **options: Any)
 def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
     """Sweep the learning rate and suggest one; the last line printed is the suggestion."""
     from train import TFTTrainer
+    from train.options import configure
 
     config, spec = configure(options)
     check_folder(out_dir)
@@ -280,52 +312,6 @@ def evaluate(
         click.echo(folder / file)
 
 
-def configure(
-    options: Mapping[str, Any], saved: Mapping[str, Any] | None = None
-) -> tuple["TrainConfig", "TableSpec"]:
-    """Merge a saved run's configuration, a file, flags and --set pairs, later ones winning."""
-    from data.reading import parse_bounds, table_spec
-    from train.config import TrainConfig, parse_setting, read_config_file, split_names
-
-    file = options["config"]
-    keys = read_config_file(file) if file is not None else {}
-    columns = keys.pop("data", {})
-    if "targets" in columns:
-        if "target_metrics" in keys:
-            raise ValueError(f"{file}: keep one of target_metrics and [data] targets")
-        keys["target_metrics"] = columns["targets"]
-    for key in ("epochs", "precision", "batch_size", "max_minutes", "device"):
-        if options[key] is not None:
-            keys[key] = options[key]
-    if options["target_metrics"] is not None:
-        keys["target_metrics"] = split_names(options["target_metrics"])
-    keys.update(parse_setting(pair) for pair in options["settings"])
-
-    columns |= column_flags(options)
-    for key in ("observed", "static"):
-        if options[key] is not None:
-            columns[key] = split_names(options[key])
-    if options["step_seconds"] is not None:
-        columns["step_seconds"] = options["step_seconds"]
-    if options["bounds"]:
-        columns["bounds"] = parse_bounds(options["bounds"])
-
-    if saved is not None:
-        keys = {**saved["train"], **keys}
-        spec = {key: value for key, value in saved["data"]["spec"].items() if value is not None}
-        columns = {**spec, **columns}
-    elif "max_minutes" in keys:
-        keys.setdefault("epochs", None)
-    config = TrainConfig.from_dict(keys)
-    return config, table_spec({**columns, "targets": config.target_metrics}, file)
-
-
-def column_flags(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the TableSpec fields that column flags set."""
-    fields = ("timestamp", "server_name", "profile", "timezone", "strict")
-    return {key: options[key] for key in fields if options[key] is not None}
-
-
 def built_in_fleet() -> Path:
     """Return the folder of the built-in fleet, generated first where it is missing."""
     if not BUILT_IN.exists() or (BUILT_IN.is_dir() and not any(BUILT_IN.iterdir())):
@@ -346,6 +332,7 @@ def check_folder(path: Path) -> None:
 def columns_of(opened: "OpenRun", options: Mapping[str, Any]) -> "TableSpec":
     """Return what columns were called in the run's table; flags win."""
     from data.reading import TableSpec
+    from train.options import column_flags
 
     if not opened.columns:
         say("no run directory around the model: default column names, naive times read as UTC")

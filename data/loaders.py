@@ -22,6 +22,8 @@ class TrainLoader:
         batch_size: int,
         num_workers: int = 0,
         pin_memory: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         """Bind windows to an order.
 
@@ -29,11 +31,14 @@ class TrainLoader:
             store: series; with workers it must lie on the CPU.
             index: windows that `order` numbers.
             order: which windows, epoch by epoch.
-            batch_size: windows in a batch; an epoch's last batch may be smaller.
+            batch_size: windows in a batch, of all ranks; an epoch's last batch may be smaller.
             num_workers: processes that gather; 0 gathers here, on the store's device.
             pin_memory: whether workers' batches come in memory a GPU copies from quickly.
+            rank: number of this process among those that train together.
+            ranks: how many they are; each yields its share of every batch.
         """
         self.store, self.index, self.order, self.batch_size = store, index, order, batch_size
+        self.rank, self.ranks = rank, ranks
         self._workers = (
             _worker_loader(store, index, num_workers, pin_memory) if num_workers else None
         )
@@ -57,9 +62,33 @@ class TrainLoader:
 
         With workers one epoch lives at a time: starting another ends the one before.
         """
-        starts = range(first_batch * self.batch_size, self.order.per_epoch, self.batch_size)
-        chosen = (self.order.windows(epoch, s, s + self.batch_size) for s in starts)
-        return _batches(self.store, self.index, chosen, self._workers)
+        numbers = range(first_batch, len(self))
+        shares = (self._windows(epoch, number)[self.rank :: self.ranks] for number in numbers)
+        # A rank left without a window in a small last batch takes one that counts for nothing.
+        idle = self._windows(epoch, len(self) - 1)[:1]
+        chosen = (share if len(share) else idle for share in shares)
+        last = self.order.per_epoch - (len(self) - 1) * self.batch_size
+        for number, batch in zip(
+            numbers, _batches(self.store, self.index, chosen, self._workers), strict=True
+        ):
+            if number == len(self) - 1 and self.rank >= last:
+                batch = batch._replace(future=torch.full_like(batch.future, torch.nan))
+            yield batch
+
+    def names(self, epoch: int, batch: int) -> list[str]:
+        """Name the windows of a batch, every rank's: server and first tick forecast."""
+        server, origin = self.index.lookup(self._windows(epoch, batch))
+        step = self.store.schema.step_seconds
+        moments = (origin * step).astype("datetime64[s]")
+        return [
+            f"{self.store.servers[who]} at {when}Z"
+            for who, when in zip(server, moments, strict=True)
+        ]
+
+    def _windows(self, epoch: int, batch: int) -> IntArray:
+        """Return the window numbers of a batch, every rank's."""
+        start = batch * self.batch_size
+        return self.order.windows(epoch, start, start + self.batch_size)
 
 
 class EvalLoader:

@@ -120,6 +120,7 @@ class WindowStore:
                 f"{schema.step_seconds} s"
             )
         self.schema, self.device = schema, torch.device(device)
+        self.servers = fleet.servers
         self.values = torch.from_numpy(fleet.values).to(device)
         self.static = torch.from_numpy(fleet.static).to(device)
         known = set(fleet.servers if known_servers is None else known_servers)

@@ -13,8 +13,9 @@ from data.fleet import Fleet, IntArray
 from data.loaders import EvalLoader
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore, index_windows
+from report.examples import FAN_SERVERS, choose_examples, fan_panels
 from report.naive import NAIVE_FORECASTS, yesterdays_values
-from report.plots import FanPanel, fan_chart
+from report.plots import fan_chart
 from report.scores import ScoreSums, comparable
 from report.text import EvaluationReport, ForecasterScores
 from tft.forecaster import Forecaster
@@ -22,7 +23,6 @@ from tft.schema import FeatureSchema
 
 MODEL_NAME = "tft"
 BATCH_SIZE = 256
-FAN_SERVERS = 3
 
 
 class HeldOut(NamedTuple):
@@ -179,37 +179,10 @@ def draw_examples(
     forecaster: Forecaster, fleet: Fleet, path: Path, title: str, servers: int = FAN_SERVERS
 ) -> None:
     """Draw the latest forecast whose future is known, for a few servers and up to four metrics."""
-    schema = forecaster.schema
+    device, known = forecaster.quantiles.device, forecaster.facts.servers
+    store = WindowStore(fleet, forecaster.schema, device, known)
     index = held_out_windows(fleet, forecaster).windows
-    last_run = np.flatnonzero(np.diff(index.server, append=-1))  # each server's latest origins
-    runs = last_run[spread_evenly(len(last_run), servers)]
-    store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
-    server, origin = index.lookup(index.ends[runs] - 1)
-    batch = store.gather(server, origin)
-    forecast = forecaster.forecast(batch).cpu().numpy()
-    past, future = batch.past.cpu().numpy(), batch.future.cpu().numpy()
-    panels = [
-        FanPanel(
-            server=fleet.servers[server[row]],
-            metric=metric,
-            origin_seconds=int(origin[row]) * schema.step_seconds,
-            step_seconds=schema.step_seconds,
-            history=past[row, :, column],
-            forecast=forecast[row, :, column],
-            quantiles=schema.quantiles,
-            actual=future[row, :, column],
-            log_scale=_spans_decades(past[:, :, column]),
-        )
-        for column, metric in enumerate(schema.target_names[:4])
-        for row in range(len(server))
-    ]
-    fan_chart(path, panels, title)
-
-
-def _spans_decades(values: np.ndarray) -> bool:
-    """Tell whether bursts would hide everything else on a linear axis."""
-    seen = np.abs(values[np.isfinite(values)])
-    return bool(seen.size) and bool(seen.max() > 50 * max(float(np.median(seen)), 1e-9))
+    fan_chart(path, fan_panels(forecaster, choose_examples(fleet, store, index, servers)), title)
 
 
 def iso_time(tick: int, schema: FeatureSchema) -> str:

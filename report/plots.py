@@ -1,11 +1,11 @@
-"""Charts as PNG files: forecasts as fans, and the learning-rate range test.
+"""Charts: forecasts as fans, variables as bars, and the learning-rate range test.
 
 Needs matplotlib, so import it where a chart is drawn. It draws through `Figure` alone: no pyplot,
 no global state, no display. Colours are of Okabe and Ito's colour-blind safe palette.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, num2date
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
@@ -25,7 +26,9 @@ BLACK, BLUE, VERMILION, GREY = "#1a1a1a", "#0072B2", "#D55E00", "#767676"
 INTERVAL_SHADES = {2: ("#cfe3f2", "#8fc0e4"), 1: ("#8fc0e4",)}  # widest first, opaque, of BLUE
 MOST_ROWS = MOST_COLUMNS = 4  # more would be too small to read
 DAY_SECONDS = 86_400
+MOST_BARS = 15
 NAME_LENGTH = 28  # longer names of servers and metrics lose their middle
+TITLE_LENGTH, BAR_NAME_LENGTH = 40, 58  # where there is more room
 DPI = 120
 
 
@@ -66,13 +69,17 @@ class FanPanel:
 
 
 def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
+    """Write `fan_figure` as a PNG file."""
+    _save(fan_figure(panels, title), Path(path))
+
+
+def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
     """Draw forecasts with their intervals, a row per metric and a column per server.
 
     Rows and columns are in the order in which the panels first name them; the history's last day
     is shown. Missing ticks are gaps. What comes after starts from the history's last tick, "now".
 
     Args:
-        path: PNG file to write.
         panels: at most 4 metrics of at most 4 servers, each pair once; a pair may be left out.
         title: names the model or run.
 
@@ -89,9 +96,7 @@ def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
             f"{len(metrics)} metrics x {len(servers)} servers do not fit one chart; "
             f"give at most {MOST_ROWS} x {MOST_COLUMNS}"
         )
-    size = (max(1.2 + 4.2 * len(servers), 7.5), 1.4 + 2.3 * len(metrics))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(metrics), len(servers), squeeze=False)
+    figure, axes = _panel_grid(len(metrics), len(servers))
     handles: dict[str, Any] = {}
     for row, metric in enumerate(metrics):
         for column, server in enumerate(servers):
@@ -104,17 +109,56 @@ def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
             else:
                 handles |= _draw_fan(cell, panel)
             if row == 0:
-                cell.set_title(_shorten(server), fontsize=11).set_parse_math(False)
+                cell.set_title(_shorten(server, TITLE_LENGTH), fontsize=11).set_parse_math(False)
             if row == len(metrics) - 1:
                 cell.set_xlabel("time (UTC)", fontsize=9)
             if column == 0:
                 cell.set_ylabel(_shorten(metric)).set_parse_math(False)
-    figure.align_ylabels()
-    figure.suptitle(title, fontsize=13, fontweight="bold").set_parse_math(False)
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
+    _title(figure, title)
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, frameon=False)
+    return figure
+
+
+def selection_bars(weights_by_group: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Draw the weights of the network's variables, a panel per group of inputs, largest on top.
+
+    Args:
+        weights_by_group: a group's name to its variables' names to their weights, which sum to 1.
+            Beyond the 15 largest of a group the others are one bar.
+        title: names the model or run.
+    """
+    groups = {name: _largest(weights) for name, weights in weights_by_group.items()}
+    most = max(map(len, groups.values()))
+    largest = max(0.01, *(weight for weights in groups.values() for weight in weights.values()))
+    width, height = 4.4 * len(groups), 0.8 + 0.42 * most
+    figure = Figure(figsize=(width, height))
+    columns = figure.subplots(1, len(groups), squeeze=False)[0]
+    figure.subplots_adjust(
+        left=0.2 / width, right=1 - 0.2 / width, bottom=0.1 / height, top=1 - 0.7 / height
     )
-    _save(figure, Path(path))
+    for axes, (group, weights) in zip(columns, groups.items(), strict=True):
+        per_cent = 100 * np.array(list(weights.values()))
+        lengths = np.nan_to_num(per_cent)
+        bars = axes.barh(range(len(weights)), lengths, height=0.36, align="edge", color=BLUE)
+        axes.bar_label(bars, [f"{value:.1f} %" for value in per_cent], padding=3, fontsize=9)
+        for place, name in enumerate(weights):  # above its bar, where a long name has room
+            label = _shorten(name, BAR_NAME_LENGTH)
+            axes.text(0.0, place - 0.12, label, fontsize=9, parse_math=False)
+        axes.set_ylim(most - 0.4, -0.5)  # bars are as thick in every panel,
+        axes.set_xlim(0.0, 120 * largest)  # and as long
+        axes.set_title(f"{group} variables", fontsize=11, loc="left")
+        axes.set_axis_off()
+    _title(figure, title)
+    return figure
+
+
+def as_image(figure: Figure, dpi: int = DPI) -> npt.NDArray[np.uint8]:
+    """Return a figure as pixels [height, width, 3] instead of a file."""
+    figure.set_dpi(dpi)
+    figure.set_facecolor("white")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def lr_curve(
@@ -152,6 +196,34 @@ def lr_curve(
     _tidy(axes)
     figure.suptitle("Learning-rate range test", fontsize=13, fontweight="bold")
     _save(figure, Path(path))
+
+
+def _panel_grid(rows: int, columns: int) -> tuple[Figure, Any]:
+    """Return a figure and its axes [rows, columns].
+
+    In inches instead of by a layout engine, which would take as long as everything else.
+    """
+    width, height = max(1.2 + 4.2 * columns, 7.5), 1.4 + 2.3 * rows
+    left, right, bottom, top, between = 0.85, 0.15, 1.2, 0.65, 0.5
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    panel_width = (width - left - right - between * (columns - 1)) / columns
+    panel_height = (height - bottom - top - between * (rows - 1)) / rows
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, wspace=between / panel_width,
+        bottom=bottom / height, top=1 - top / height, hspace=between / panel_height,
+    )  # fmt: skip
+    for cell in axes.flat:
+        cell.xaxis.set_label_coords(0.5, -0.45 / panel_height)
+        cell.yaxis.set_label_coords(-0.65 / panel_width, 0.5)
+    return figure, axes
+
+
+def _title(figure: Figure, title: str) -> None:
+    """Write a figure's title a tenth of an inch below its top."""
+    top = 1 - 0.1 / figure.get_figheight()
+    text = figure.suptitle(title, y=top, fontsize=13, fontweight="bold")
+    text.set_parse_math(False)
 
 
 def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
@@ -208,7 +280,8 @@ def _line(axes: Axes, times: TimeArray, values: FloatArray, **style: Any) -> Any
     (line,) = axes.plot(times, values, **style)
     known = np.concatenate([[False], ~np.isnan(values), [False]])
     alone = known[1:-1] & ~known[:-2] & ~known[2:]
-    axes.plot(times[alone], values[alone], ".", color=style["color"], markersize=3)
+    if alone.any():
+        axes.plot(times[alone], values[alone], ".", color=style["color"], markersize=3)
     return line
 
 
@@ -221,6 +294,15 @@ def _intervals(quantiles: tuple[float, ...]) -> list[tuple[float, float]]:
     ]
     inner = [pair for pair in pairs if abs(pair[0] - 0.1) < 1e-6] or pairs[-1:]
     return sorted({*pairs[:1], *inner})
+
+
+def _largest(weights: Mapping[str, float]) -> dict[str, float]:
+    """Sort weights, largest first; those beyond the chart's room become one."""
+    ranked = sorted(weights.items(), key=lambda item: -item[1])
+    if len(ranked) <= MOST_BARS:
+        return dict(ranked)
+    rest = ranked[MOST_BARS:]
+    return dict(ranked[:MOST_BARS]) | {f"{len(rest)} others": sum(weight for _, weight in rest)}
 
 
 def _times(first_seconds: int, count: int, step_seconds: int) -> TimeArray:
@@ -244,11 +326,11 @@ def _write_number(value: float, position: int | None) -> str:
     return f"{value:g}"
 
 
-def _shorten(name: str) -> str:
+def _shorten(name: str, length: int = NAME_LENGTH) -> str:
     """Cut the middle out of a name too long to stand beside a panel."""
-    if len(name) <= NAME_LENGTH:
+    if len(name) <= length:
         return name
-    half = (NAME_LENGTH - 1) // 2
+    half = (length - 1) // 2
     return f"{name[:half]}…{name[-half:]}"
 
 

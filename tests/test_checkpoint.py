@@ -208,9 +208,10 @@ def test_checkpoints_within_an_epoch_come_by_time(
     monkeypatch.setattr("train.run_dir.time.monotonic", lambda: now[0])
     written = []
     for step in range(1, 7):
-        state.count(StepResult(zero, zero, zero, True), 1)
+        state.count(StepResult(zero, zero, zero, True))
         now[0] += 25
-        run.checkpoint_if_due(state)
+        if run.checkpoint_due():
+            run.save_checkpoint(state)
         written.append(names(run.checkpoints)[-1] if run.checkpoints.exists() else "")
         assert state.step == step
     run.close()

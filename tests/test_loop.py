@@ -27,6 +27,7 @@ from train.loop import FitResult, fit
 from train.run_dir import RunDirectory
 from train.state import TrainState
 from train.step import grouped, make_optimizer, train_step
+from train.validate import Validation
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=16, epochs=2, learning_rate=0.01)
@@ -78,6 +79,10 @@ def run_fit(
 
 def records(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def judged(loss: float) -> Validation:
+    return Validation(loss, {}, {})
 
 
 def test_accumulated_steps_equal_one_big_batch() -> None:
@@ -160,7 +165,7 @@ def test_the_bundle_is_the_best_epochs_and_not_the_last(
     """The reference system served the last epoch's weights whatever they were worth."""
     _, after_two = run_fit(tmp_path / "two", replace(CONFIG, epochs=2))
     losses = iter([0.5, 0.2, 0.9, 0.4])
-    monkeypatch.setattr("train.loop.validate", lambda *_: next(losses))
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
     result, after_four = run_fit(tmp_path / "four", replace(CONFIG, epochs=4))
     assert (result.best_epoch, result.best_validation_loss) == (2, 0.2)
     best = load_forecaster(tmp_path / "four" / "model")
@@ -187,8 +192,10 @@ def test_the_training_loss_is_the_epochs_mean_and_not_the_last_batchs(tmp_path: 
     forecaster = tiny_forecaster()
     result, _ = run_fit(tmp_path / "run", config, copy.deepcopy(forecaster))
     train_loader, _ = loaders()
-    sums = [forecaster.quantile_loss(batch) for batch in train_loader.epoch(0)]
-    mean = sum(float(s.total.detach()) for s in sums) / sum(int(s.observed) for s in sums)
+    sums = [forecaster(batch) for batch in train_loader.epoch(0)]
+    mean = sum(float(s.total.sum().detach()) for s in sums) / sum(
+        int(s.observed.sum()) for s in sums
+    )
     assert result.final_train_loss == pytest.approx(mean, rel=0.05)  # dropout is on in training
     last = float(sums[-1].mean().detach())
     assert abs(result.final_train_loss - mean) < abs(last - mean)
@@ -196,7 +203,7 @@ def test_the_training_loss_is_the_epochs_mean_and_not_the_last_batchs(tmp_path: 
 
 def test_early_stopping_and_the_plateau(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.5, 0.4, *[0.45] * 20])
-    monkeypatch.setattr("train.loop.validate", lambda *_: next(losses))
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
     config = replace(CONFIG, epochs=30, early_stopping_patience=5, plateau_patience=2)
     result, _ = run_fit(tmp_path / "run", config)
     assert result.stopped_early and (result.best_epoch, result.epochs) == (2, 7)
@@ -227,7 +234,7 @@ def test_no_epoch_is_begun_whose_validation_would_end_too_late(
 
     def validation(*_):
         now[0] += 5
-        return 0.5
+        return judged(0.5)
 
     monkeypatch.setattr("train.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("train.loop.train_step", step)

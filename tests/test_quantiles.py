@@ -42,20 +42,20 @@ def test_gradients() -> None:
 
 def test_loss_equals_equation_25() -> None:
     torch.manual_seed(0)
-    forecast, target = torch.randn(4, 5, 7).double(), torch.randn(4, 5).double()
-    total = 0.0
+    forecast, target = torch.randn(2, 4, 5, 7).double(), torch.randn(2, 4, 5).double()
+    total = torch.zeros(5, dtype=torch.float64)
     for q, column in zip(DEFAULT_QUANTILES, forecast.unbind(-1), strict=True):
         error = target - column
-        total += (q * error.clamp(min=0) + (1 - q) * (-error).clamp(min=0)).sum().item()
+        total += (q * error.clamp(min=0) + (1 - q) * (-error).clamp(min=0)).sum((0, 1))
     loss = quantile_loss(forecast, target, LEVELS)
-    assert loss.total.item() == pytest.approx(total / 7)
-    assert loss.observed.item() == 20
-    assert loss.mean().item() == pytest.approx(total / 140)
+    torch.testing.assert_close(loss.total, total / 7)
+    assert loss.observed.tolist() == [8] * 5
+    assert loss.mean().item() == pytest.approx(float(total.sum()) / 7 / 40)
 
 
 def test_missing_targets_add_neither_loss_nor_gradient() -> None:
-    target = torch.tensor([1.0, torch.nan], dtype=torch.float64)
-    forecast = torch.zeros(2, 7, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[[1.0]], [[torch.nan]]], dtype=torch.float64)
+    forecast = torch.zeros(2, 1, 1, 7, dtype=torch.float64, requires_grad=True)
     loss = quantile_loss(forecast, target, LEVELS)
     (gradient,) = torch.autograd.grad(loss.total, forecast)
     assert loss.observed.item() == 1
@@ -65,5 +65,5 @@ def test_missing_targets_add_neither_loss_nor_gradient() -> None:
 
 
 def test_nothing_observed_is_a_loss_of_zero() -> None:
-    loss = quantile_loss(torch.zeros(2, 7), torch.full((2,), torch.nan), LEVELS.float())
+    loss = quantile_loss(torch.zeros(2, 3, 1, 7), torch.full((2, 3, 1), torch.nan), LEVELS.float())
     assert loss.mean().item() == 0

@@ -81,7 +81,7 @@ def test_the_best_epochs_loss_is_that_of_the_bundle(run: Path, table: Path) -> N
     fleet = read_fleet(table, TableSpec(), forecaster.schema).fleet
     index = index_windows(fleet, forecaster.schema, forecaster.facts.end_tick)
     chosen = index.lookup(spread_evenly(len(index), 32))
-    loss = forecaster.quantile_loss(WindowStore(fleet, forecaster.schema).gather(*chosen)).mean()
+    loss = forecaster(WindowStore(fleet, forecaster.schema).gather(*chosen)).mean()
     info = json.loads((run / "training_info.json").read_text())
     assert float(loss.detach()) == pytest.approx(info["quantile_loss"], rel=1e-4)
 

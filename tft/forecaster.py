@@ -148,17 +148,27 @@ class Forecaster(nn.Module):
             )
         return Encoded(inputs, scale)
 
-    def quantile_loss(self, batch: WindowBatch) -> LossSum:
-        """Sum the quantile loss, in units of each window's spread, over observed targets.
+    def forward(self, batch: WindowBatch) -> LossSum:
+        """Sum the quantile loss over a batch's observed targets, see `loss`."""
+        return self.loss(*self.normalised(batch))
+
+    def loss(self, forecast: Tensor, target: Tensor) -> LossSum:
+        """Sum the quantile loss of normalised forecasts: in units of each window's spread.
 
         Targets are clipped: after a day of idling, one job is thousands of spreads away, and ten
         such windows would decide which epoch is best. Gradients hardly change, as the quantile
         loss's do not grow with the error.
+
+        Args:
+            forecast: [B, H, M, Q] of `normalised`.
+            target: [B, H, M] of `normalised`, NaN where missing.
         """
+        return quantile_loss(forecast, target.clamp(-TARGET_CLIP, TARGET_CLIP), self.quantiles)
+
+    def normalised(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+        """Return quantiles [B, H, M, Q] and targets [B, H, M], in spreads around the level."""
         inputs, scale = self.encode(batch)
-        forecast = self.network(inputs).quantiles
-        target = self.normaliser.normalise(batch.future, scale).clamp(-TARGET_CLIP, TARGET_CLIP)
-        return quantile_loss(forecast, target, self.quantiles)
+        return self.network(inputs).quantiles, self.normaliser.normalise(batch.future, scale)
 
     @torch.no_grad()
     def forecast(self, batch: WindowBatch) -> Tensor:

@@ -1,6 +1,6 @@
 """Quantiles that cannot cross, and their loss.
 
-M targets, Q quantiles, D hidden.
+B batch, H horizon, M targets, Q quantiles, D hidden.
 """
 
 from collections.abc import Sequence
@@ -33,32 +33,35 @@ class QuantileHead(nn.Module):
         raw = self.linear(x)
         raw = raw.view(*raw.shape[:-1], *self.shape)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        median = raw[..., self.median : self.median + 1]
-        above = median + F.softplus(raw[..., self.median + 1 :]).cumsum(-1)
-        below = median - F.softplus(raw[..., : self.median]).flip(-1).cumsum(-1).flip(-1)
-        return torch.cat([below, median, above], dim=-1)
+        columns = list(raw.unbind(-1))  # a sum per column: cumsum is not deterministic on a GPU
+        gaps = [F.softplus(column) for column in columns]
+        for q in range(self.median + 1, len(columns)):
+            columns[q] = columns[q - 1] + gaps[q]
+        for q in reversed(range(self.median)):
+            columns[q] = columns[q + 1] - gaps[q]
+        return torch.stack(columns, dim=-1)
 
 
 class LossSum(NamedTuple):
     """A loss before division, so that parts of a batch add up to the whole batch's."""
 
-    total: Tensor  # [] sum over observed targets of the loss averaged over quantiles
-    observed: Tensor  # [] number of observed targets
+    total: Tensor  # [M] sum over each target's observed ticks of the loss averaged over quantiles
+    observed: Tensor  # [M] number of them
 
     def mean(self) -> Tensor:
-        """Return the loss per observed target; 0 where nothing was observed."""
-        return self.total / self.observed.clamp(min=1)
+        """Return the loss per observed tick of any target; 0 where nothing was observed."""
+        return self.total.sum() / self.observed.sum().clamp(min=1)
 
 
 def quantile_loss(forecast: Tensor, target: Tensor, quantiles: Tensor) -> LossSum:
-    """Sum the quantile loss (equation 25) over observed targets.
+    """Sum the quantile loss (equation 25) over the observed ticks of each target.
 
     Args:
-        forecast: [..., Q].
-        target: [...], NaN where missing.
+        forecast: [B, H, M, Q].
+        target: [B, H, M], NaN where missing.
         quantiles: [Q] levels.
     """
     observed = target.isfinite()
     error = target.nan_to_num().unsqueeze(-1) - forecast
     loss = torch.maximum(quantiles * error, (quantiles - 1) * error).mean(-1)
-    return LossSum(torch.where(observed, loss, 0.0).sum(), observed.sum())
+    return LossSum(torch.where(observed, loss, 0.0).sum((0, 1)), observed.sum((0, 1)))

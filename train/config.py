@@ -41,6 +41,8 @@ class TrainConfig:
     """Levels forecast; 0.1, 0.5 and 0.9, which are scored, among them."""
     validation_split: float = 0.2
     """Share of the time span, at its end, that validates."""
+    validation_servers: tuple[str, ...] = ()
+    """Servers never trained on, that validate beside the others."""
     validation_windows: int | None = 1024
     """Windows validated per epoch, evenly spaced; none: every one."""
     windows_per_epoch: int | None = 4096
@@ -73,12 +75,18 @@ class TrainConfig:
     """AdamW's, at the start; chosen by measurement, see benchmarks/NOTES.md."""
     auto_lr_find: bool = False
     """Replace learning_rate by an LR range test's suggestion."""
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """Halve the learning rate where validation stalls, or let it fall to 0 along a cosine."""
+    warmup: float = 0.05
+    """Share of a cosine's training in which the rate rises from 0 first; 0.3 is one-cycle's."""
+    ema_decay: float | None = None
+    """Validate and keep an exponential moving average of the weights, such as 0.998; none: no."""
     weight_decay: float = 0.01
     """AdamW's."""
     gradient_clip_val: float = 0.1
     """Largest norm of a step's gradient."""
     plateau_patience: int = 4
-    """Epochs in a row without a better validation loss that halve the learning rate."""
+    """Epochs in a row without a better validation loss that halve a plateau's learning rate."""
     early_stopping_patience: int = 8
     """Epochs in a row without a better validation loss that end the training."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -87,12 +95,18 @@ class TrainConfig:
     """Seed of weights, dropout and the order of windows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    deterministic: bool = False
+    """Only deterministic kernels, on a GPU too, where they are slower."""
+    compile: bool = False
+    """Compile the network, which takes a minute or two; pays on long trainings."""
 
     # What is recorded.
     checkpoints_dir: str = "checkpoints"
     """Folder in the run directory for what --resume goes on from."""
     checkpoint_minutes: float = 5.0
-    """Minutes between checkpoints within an epoch; one is written at every epoch's end."""
+    """Minutes between checkpoints within an epoch."""
+    checkpoint_epochs: int = 1
+    """Epochs between checkpoints at an epoch's end."""
     logs_dir: str = "logs"
     """Folder in the run directory for TensorBoard."""
     log_every_n_steps: int = 50
@@ -215,12 +229,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000),
     "accumulate_grad_batches": (1, 1_000_000),
     "learning_rate": (1e-8, 10.0),
+    "warmup": (0.0, 1.0),
+    "ema_decay": (0.0, 0.999999),
     "weight_decay": (0.0, 10.0),
     "gradient_clip_val": (1e-6, 1e6),
     "plateau_patience": (1, _HUGE),
     "early_stopping_patience": (1, _HUGE),
     "random_seed": (0, 2**63 - 1),
     "checkpoint_minutes": (0.0, _HUGE),
+    "checkpoint_epochs": (1, _HUGE),
     "log_every_n_steps": (1, _HUGE),
 }
 _MISFIT = object()

@@ -1,8 +1,11 @@
 """Where to compute, and in what precision."""
 
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,7 +22,28 @@ def choose_device(name: str) -> torch.device:
         raise ValueError("device = cuda: PyTorch sees no GPU here; use cpu, or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(name)
+
+
+@contextmanager
+def deterministic_kernels(wanted: bool) -> Iterator[None]:
+    """Let PyTorch use only deterministic kernels while entered, where that is wanted.
+
+    On a GPU this costs speed: attention is written out, and cuBLAS is given a workspace of its own.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if not wanted or before:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if torch.cuda.is_available() else nullcontext():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

@@ -3,17 +3,17 @@
 import math
 import time
 from dataclasses import dataclass
+from signal import Signals
 
-import torch
-
-from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.device import autocast
+from train.course import Course
 from train.progress import Progress
-from train.run_dir import EpochRecord, RunDirectory, gpu_memory_mb, resident_memory_mb
+from train.record import EpochRecord, gpu_memory_mb, resident_memory_mb
+from train.run_dir import SKIPPED, Bystander, RunDirectory
 from train.signals import Stopped, StopRequest
 from train.state import TrainState
-from train.step import TrainLoader, ValidationLoader, grouped, train_step
+from train.step import StepResult, TrainLoader, ValidationLoader, grouped, train_step
+from train.validate import Validation, validate
 
 MAX_BAD_STEPS = 3  # in a row, before training stops
 
@@ -38,7 +38,7 @@ def fit(
     train_loader: TrainLoader,
     validation_loader: ValidationLoader,
     config: TrainConfig,
-    run: RunDirectory,
+    run: RunDirectory | Bystander,
     stop: StopRequest | None = None,
     deadline: float = math.inf,
 ) -> FitResult:
@@ -46,8 +46,8 @@ def fit(
 
     Args:
         state: fresh, or of a checkpoint; changed in place.
-        train_loader: shuffled batches.
-        validation_loader: fixed batches that decide which epoch is best.
+        train_loader: shuffled batches, this rank's share of each.
+        validation_loader: fixed batches that decide which epoch is best, this rank's share.
         config: see `TrainConfig`.
         run: where everything is recorded.
         stop: asked after every step whether to save and leave.
@@ -59,29 +59,36 @@ def fit(
         Stopped: on request, after saving a checkpoint.
     """
     stop = stop or StopRequest()
-    steps = -(-len(train_loader) // config.accumulate_grad_batches)
-    progress = Progress(config.epochs, steps, train_loader, deadline)
+    course = Course(config, train_loader, deadline)
+    progress = Progress(config.epochs, course.steps, train_loader, deadline, state.ranks.first)
     validation_seconds, ended = 0.0, state.epoch - 1
     while not finished(state, config):
-        started = time.monotonic()
+        started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
-        train_epoch(state, train_loader, config, run, progress, stop, deadline - validation_seconds)
+        train_epoch(state, train_loader, course, run, progress, stop, validation_seconds)
         trained = time.monotonic()
-        record = finish_epoch(state, validation_loader, config, started, trained)
+        validation = validate(state.judged, validation_loader, config, state.ranks)
+        state.judge(validation.loss)
         validation_seconds = time.monotonic() - trained
+        speed = (state.windows - trained_before) / (trained - started)
+        record = epoch_record(state, validation, time.monotonic() - started, speed)
         improved = state.best_epoch == state.epoch
         if improved:
-            run.save_best(state.forecaster)
-        run.log_epoch(record)
+            run.save_best(state.judged)
+        run.log_epoch(record, state.judged)
         progress.end_epoch(record, improved)
         ended = state.epoch
+        late = time.monotonic() + validation_seconds > deadline
+        signal, late_anywhere = state.ranks.most(stop.signal or 0, late)
         if not state.out_of_time:  # else the rest of the epoch is left for --resume
             state.epoch += 1
             state.start_epoch()
-            run.end_epoch(state)
-            state.out_of_time = time.monotonic() + validation_seconds > deadline
-        if stop.signal is not None:
-            raise Stopped(stop.signal)
+            state.out_of_time = bool(late_anywhere)
+            over = signal or late_anywhere or finished(state, config)
+            if over or ended % config.checkpoint_epochs == 0:
+                run.save_checkpoint(state, state.validation_loss)
+        if signal:
+            raise Stopped(Signals(int(signal)))
         if state.out_of_time:
             break
     return conclude(state, ended, config)
@@ -119,11 +126,11 @@ def finished(state: TrainState, config: TrainConfig) -> bool:
 def train_epoch(
     state: TrainState,
     loader: TrainLoader,
-    config: TrainConfig,
-    run: RunDirectory,
+    course: Course,
+    run: RunDirectory | Bystander,
     progress: Progress,
     stop: StopRequest,
-    deadline: float,
+    validation_seconds: float,
 ) -> None:
     """Take the remaining steps of an epoch, or as many as there is time for.
 
@@ -131,64 +138,79 @@ def train_epoch(
         FloatingPointError: three steps in a row had no finite gradient.
         Stopped: on request, after saving a checkpoint.
     """
+    config, ranks = course.config, state.ranks
     state.forecaster.train()
     first_batch = state.step_in_epoch * config.accumulate_grad_batches
+    (done,) = ranks.most(course.done(state))
+    moment = time.monotonic()
     for group in grouped(loader.epoch(state.epoch - 1, first_batch), config):
-        result = train_step(state.forecaster, group, state.optimizer, state.scaler, config)
-        state.count(result, sum(len(batch.past) for batch in group))
-        if state.bad_steps == MAX_BAD_STEPS:
-            raise FloatingPointError(
-                f"epoch {state.epoch}, step {state.step_in_epoch}: {MAX_BAD_STEPS} steps in a row "
-                f"without a finite gradient; lower learning_rate ({state.learning_rate}) or check "
-                "the data"
-            )
-        run.log_step(state, result)
+        state.follow_schedule(done)
+        result = train_step(state.model, group, state.optimizer, state.scaler, config, ranks)
+        state.count(result)
+        before, state.windows = state.windows, course.windows(state.step_in_epoch)
+        if not result.applied:
+            explain_skip(state, loader, result, run, progress)
+        since, moment = moment, time.monotonic()
+        run.log_step(state, result, (state.windows - before) / max(moment - since, 1e-9))
         progress.step(state.step_in_epoch)
-        if stop.signal is not None:
+        late = moment > course.deadline - validation_seconds
+        signal, late_anywhere, due, done = ranks.most(
+            stop.signal or 0, late, run.checkpoint_due(), course.done(state)
+        )
+        state.out_of_time = bool(late_anywhere) and not signal
+        if signal or late_anywhere or due:
             run.save_checkpoint(state)
-            raise Stopped(stop.signal)
-        if time.monotonic() > deadline:
-            state.out_of_time = True
-            run.save_checkpoint(state)
+        if signal:
+            raise Stopped(Signals(int(signal)))
+        if late_anywhere:
             return
-        run.checkpoint_if_due(state)
 
 
-def finish_epoch(
-    state: TrainState, loader: ValidationLoader, config: TrainConfig, started: float, trained: float
+def explain_skip(
+    state: TrainState,
+    loader: TrainLoader,
+    result: StepResult,
+    run: RunDirectory | Bystander,
+    progress: Progress,
+) -> None:
+    """Record the windows of a step without a finite gradient; give up after a few in a row.
+
+    Raises:
+        FloatingPointError: it was the third in a row.
+    """
+    size = state.config.accumulate_grad_batches
+    first = (state.step_in_epoch - 1) * size
+    batches = range(first, min(first + size, len(loader)))
+    names = [name for batch in batches for name in loader.names(state.epoch - 1, batch)]
+    run.log_skipped(state, float(result.gradient_norm), names)
+    if state.bad_steps == 0:
+        return  # fp16 looking for its loss scale
+    where = f"epoch {state.epoch}, step {state.step_in_epoch}"
+    windows = f"windows {', '.join(names[:3])} and {len(names) - 3} more, all in {SKIPPED}"
+    if state.bad_steps == MAX_BAD_STEPS:
+        raise FloatingPointError(
+            f"{where}: {MAX_BAD_STEPS} steps in a row without a finite gradient, the last of "
+            f"{windows}; lower learning_rate ({state.learning_rate}) or check the data there"
+        )
+    progress.say(f"{where}: no finite gradient, no weight changed; {windows}")
+
+
+def epoch_record(
+    state: TrainState, validation: Validation, seconds: float, windows_per_second: float
 ) -> EpochRecord:
-    """Validate, adapt the learning rate and remember whether the epoch is the best so far."""
-    learning_rate = state.optimizer.param_groups[0]["lr"]
-    state.train_loss = float(state.total / state.observed.clamp(min=1))
-    state.validation_loss = validate(state.forecaster, loader, config)
-    state.schedule.step(state.validation_loss)
-    if state.validation_loss < state.best_loss:
-        state.best_loss, state.best_epoch = state.validation_loss, state.epoch
+    """Return what is kept of the epoch just judged."""
     return EpochRecord(
         epoch=state.epoch,
         train_loss=state.train_loss,
-        val_loss=state.validation_loss,
-        learning_rate=learning_rate,
-        time_seconds=time.monotonic() - started,
+        val_loss=validation.loss,
+        learning_rate=state.epoch_learning_rate,
+        time_seconds=seconds,
         gpu_memory_mb=gpu_memory_mb(state.device),
         windows=state.windows,
-        windows_per_second=state.windows / (trained - started),
+        windows_per_second=windows_per_second,
         best_val_loss=state.best_loss,
         skipped_steps=state.skipped_steps,
         memory_mb=resident_memory_mb(),
+        val_loss_by_metric=validation.loss_by_metric,
+        coverage_by_metric=validation.coverage_by_metric,
     )
-
-
-@torch.no_grad()
-def validate(forecaster: Forecaster, loader: ValidationLoader, config: TrainConfig) -> float:
-    """Return the quantile loss per observed target, as trained on but without dropout."""
-    device = forecaster.quantiles.device
-    forecaster.eval()
-    total = torch.zeros((), device=device)
-    observed = torch.zeros((), device=device)
-    for batch in loader:
-        with autocast(config.precision, device):
-            loss = forecaster.quantile_loss(batch.to(device, non_blocking=True))
-        total += loss.total
-        observed += loss.observed
-    return float(total / observed.clamp(min=1))

@@ -19,6 +19,7 @@ from tft.bundle import write_atomically
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
 from train.device import grad_scaler
+from train.ranks import ALONE, Ranks
 from train.step import TrainLoader, grouped, make_optimizer, train_step
 
 SMOOTHING = 0.9  # of the running mean of losses
@@ -57,6 +58,7 @@ def lr_range_test(
     highest: float = 1.0,
     steps: int = 100,
     progress: Callable[[float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> RangeTest:
     """Sweep the learning rate over a copy of the forecaster; nothing given in is changed.
 
@@ -68,6 +70,7 @@ def lr_range_test(
         highest: of the last, if the loss has not diverged before.
         steps: of the whole sweep.
         progress: called with the fraction done.
+        ranks: the processes that test together.
 
     Raises:
         FloatingPointError: too few steps had a finite loss to suggest anything.
@@ -77,14 +80,14 @@ def lr_range_test(
     with torch.random.fork_rng(devices=devices):
         trial = copy.deepcopy(forecaster).train()
         optimizer = make_optimizer(trial, replace(config, learning_rate=lowest))
-        scaler = grad_scaler(config.precision, device)
+        model, scaler = ranks.wrap(trial), grad_scaler(config.precision, device)
         groups = grouped(_endless(loader), config)
         rates, losses, smoothed = [], [], []
         running = 0.0
         for step, rate in enumerate(np.geomspace(lowest, highest, steps).tolist(), 1):
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
-            result = train_step(trial, next(groups), optimizer, scaler, config)
+            result = train_step(model, next(groups), optimizer, scaler, config, ranks)
             loss = result.loss
             if not math.isfinite(loss):
                 break

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from train.run_dir import EpochRecord
+from train.record import EpochRecord
 from train.state import TrainState
 from train.step import TrainLoader
 
@@ -23,7 +23,10 @@ class Progress:
         steps_per_epoch: int,
         loader: TrainLoader,
         deadline: float = math.inf,
+        shown: bool = True,
     ) -> None:
+        """Begin; where not `shown`, on other ranks than the first, nothing is printed."""
+        self.shown = shown
         self.epochs, self.steps, self.deadline = epochs, steps_per_epoch, deadline
         self.started = self.last_line = time.monotonic()
         self.best: float | None = None
@@ -38,7 +41,7 @@ class Progress:
         self.epoch = state.epoch
         self.best = state.best_loss if state.best_epoch else None
         self.first = self.first if self.first is not None else self._position(state.step_in_epoch)
-        if sys.stderr.isatty():
+        if self.shown and sys.stderr.isatty():
             self.bar = tqdm(
                 total=self.steps, initial=state.step_in_epoch, desc=self._label(), leave=False
             )
@@ -67,7 +70,10 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line above any bar."""
         self.last_line = time.monotonic()
-        print(line, file=sys.stderr, flush=True)
+        if self.bar is not None:
+            self.bar.clear()
+        if self.shown:
+            print(line, file=sys.stderr, flush=True)
 
     def _label(self) -> str:
         of = "" if self.epochs is None else f"/{self.epochs}"

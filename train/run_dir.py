@@ -3,6 +3,7 @@
 config.json         what was asked for (TrainConfig, and how the table was read)
 data.txt            what reading the table found
 metrics.jsonl       one line an epoch
+skipped.jsonl       one line a step that changed no weight, with the windows it was of
 training_info.json  how it ended
 model/              the best epoch's forecaster, to serve
 checkpoints/        what --resume goes on from: the newest, and the best three
@@ -12,60 +13,44 @@ logs/               TensorBoard
 
 import json
 import math
-import resource
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from report.examples import Examples
 from tft.bundle import save_forecaster, write_atomically
 from tft.forecaster import Forecaster
+from train.board import Board
 from train.checkpoint import save_checkpoint
 from train.config import TrainConfig
 from train.lock import LOCK, RunLock
+from train.record import EpochRecord
 from train.state import TrainState
 from train.step import StepResult
 
 MODEL_DIR = "model"
 CONFIG, METRICS, INFO, DATA = "config.json", "metrics.jsonl", "training_info.json", "data.txt"
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of metrics.jsonl."""
-
-    epoch: int
-    """From 1."""
-    train_loss: float
-    """Quantile loss per observed target, in units of each window's spread, with dropout."""
-    val_loss: float
-    """The same on the validation windows, without dropout."""
-    learning_rate: float
-    """Of this epoch."""
-    time_seconds: float
-    """Of this epoch, validation included; of its part since the last resume."""
-    gpu_memory_mb: float
-    """Peak allocated on the GPU so far, 0 without one."""
-    windows: int
-    """Trained in this epoch."""
-    windows_per_second: float
-    """While training."""
-    best_val_loss: float
-    """So far."""
-    skipped_steps: int
-    """So far: steps without a finite gradient, which changed no weight."""
-    memory_mb: float
-    """Peak resident memory of the process so far."""
+SKIPPED = "skipped.jsonl"
 
 
 class RunDirectory:
     """Writes the files; whole or not at all, except metrics.jsonl, which grows by lines."""
 
-    def __init__(self, path: Path, config: TrainConfig, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: TrainConfig,
+        resume: bool = False,
+        examples: Examples | None = None,
+    ) -> None:
         """Create the directory, or open it to go on, and keep others out.
+
+        Args:
+            path: of the directory.
+            config: of the training.
+            resume: whether it may hold a run already.
+            examples: windows whose forecasts TensorBoard shows, epoch by epoch.
 
         Raises:
             ValueError: it is not empty and `resume` is false, or another process is at work in it.
@@ -75,9 +60,8 @@ class RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
         self.path, self.config = path, config
         self._lock = RunLock(path)
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed only here
-
-        self._board = SummaryWriter(str(path / config.logs_dir))
+        self._board = Board(path / config.logs_dir, config)
+        self._examples = examples
         self._last_checkpoint = time.monotonic()
 
     @property
@@ -98,65 +82,86 @@ class RunDirectory:
         save_forecaster(forecaster, self.path / MODEL_DIR)
 
     def save_checkpoint(self, state: TrainState, validation_loss: float | None = None) -> None:
-        """Keep everything `--resume` needs."""
+        """Keep everything `--resume` needs; the loss is that of an epoch just ended."""
+        if validation_loss is not None and not math.isfinite(validation_loss):
+            validation_loss = None
         save_checkpoint(self.checkpoints, state.state_dict(), state.step, validation_loss)
         self._last_checkpoint = time.monotonic()
 
-    def checkpoint_if_due(self, state: TrainState) -> None:
-        """Keep it where the last one is too long ago."""
-        if time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes:
-            self.save_checkpoint(state)
-
-    def end_epoch(self, state: TrainState) -> None:
-        """Keep a checkpoint that stands for the epoch just ended."""
-        loss = state.validation_loss
-        self.save_checkpoint(state, loss if math.isfinite(loss) else None)
+    def checkpoint_due(self) -> bool:
+        """Tell whether the last one is too long ago."""
+        return time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes
 
     def forget_from(self, epoch: int) -> None:
         """Drop the lines of epochs that a resumed training will train again."""
-        path = self.path / METRICS
-        if path.exists():
+        for path in (self.path / METRICS, self.path / SKIPPED):
+            if not path.exists():
+                continue
             lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
             kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
             write_atomically(path, "".join(kept).encode())
 
-    def log_step(self, state: TrainState, result: StepResult) -> None:
+    def log_step(self, state: TrainState, result: StepResult, windows_per_second: float) -> None:
         """Record a step in TensorBoard, one in `log_every_n_steps`."""
-        if state.step % self.config.log_every_n_steps:
-            return
-        self._board.add_scalar("loss/train_step", result.loss, state.step)
-        self._board.add_scalar("gradient/norm", float(result.gradient_norm), state.step)
-        if state.scaler.is_enabled():
-            self._board.add_scalar("gradient/loss_scale", state.scaler.get_scale(), state.step)
-        if self.config.lr_monitor_interval == "step":
-            rate = state.optimizer.param_groups[0]["lr"]
-            self._board.add_scalar("learning_rate", rate, state.step)
+        self._board.step(state, result, windows_per_second)
 
-    def log_epoch(self, record: EpochRecord) -> None:
-        """Record an epoch in metrics.jsonl and TensorBoard."""
+    def log_skipped(self, state: TrainState, gradient_norm: float, windows: list[str]) -> None:
+        """Record a step that changed no weight, with the windows it was of."""
+        line = {
+            "epoch": state.epoch,
+            "step_in_epoch": state.step_in_epoch,
+            "gradient_norm": str(gradient_norm),
+            "windows": windows,
+        }
+        self._append(SKIPPED, line)
+
+    def log_epoch(self, record: EpochRecord, forecaster: Forecaster) -> None:
+        """Record an epoch, and what its forecasts look like."""
         plain = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(record).items()
         }
-        with open(self.path / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain) + "\n")
-        points = {
-            "loss/train": record.train_loss,
-            "loss/validation": record.val_loss,
-            "speed/windows_per_second": record.windows_per_second,
-            "memory/resident_mb": record.memory_mb,
-            "memory/gpu_mb": record.gpu_memory_mb,
-        }
-        if self.config.lr_monitor_interval == "epoch":
-            points["learning_rate"] = record.learning_rate
-        for name, value in points.items():
-            self._board.add_scalar(name, value, record.epoch)
-        self._board.flush()
+        self._append(METRICS, plain)
+        self._board.epoch(record)
+        if self._examples is not None:
+            self._board.examples(forecaster, self._examples, record.epoch)
+
+    def log_result(self, final: dict[str, float]) -> None:
+        """Record how the training ended, beside its configuration."""
+        self._board.hparams(self.config, final)
 
     def close(self) -> None:
         """Close TensorBoard's file and let others in."""
         self._board.close()
         self._lock.release()
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Bystander:
+    """Stands in for the run directory on every rank but the first: writes nothing."""
+
+    def save_best(self, forecaster: Forecaster) -> None:
+        """Write nothing."""
+
+    def save_checkpoint(self, state: TrainState, validation_loss: float | None = None) -> None:
+        """Write nothing, but hand in what the first rank's checkpoint needs of this one."""
+        state.state_dict()
+
+    def checkpoint_due(self) -> bool:
+        """Leave that to the first rank."""
+        return False
+
+    def log_step(self, state: TrainState, result: StepResult, windows_per_second: float) -> None:
+        """Write nothing."""
+
+    def log_skipped(self, state: TrainState, gradient_norm: float, windows: list[str]) -> None:
+        """Write nothing."""
+
+    def log_epoch(self, record: EpochRecord, forecaster: Forecaster) -> None:
+        """Write nothing."""
 
 
 def check_free(path: Path) -> None:
@@ -169,14 +174,3 @@ def check_free(path: Path) -> None:
         raise ValueError(
             f"run directory {path} is not empty; go on with --resume, or name another --run-dir"
         )
-
-
-def gpu_memory_mb(device: torch.device) -> float:
-    """Return the most memory PyTorch has had on this GPU, MB; 0 on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
-
-
-def resident_memory_mb() -> float:
-    """Return the most memory this process has had resident, MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes; bytes on macOS
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,14 +1,19 @@
 """Everything that changes while training: what a checkpoint holds."""
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
 from train.device import grad_scaler
+from train.ranks import ALONE, Ranks
+from train.schedule import cosine_factor
 from train.step import StepResult, make_optimizer
 
 NUMBERS = (
@@ -20,13 +25,33 @@ NUMBERS = (
 class TrainState:
     """Weights, optimizer, schedule, scaler, random numbers and counters."""
 
-    def __init__(self, forecaster: Forecaster, config: TrainConfig, data: str = "") -> None:
-        """Start from a forecaster, on the device it is on; `data` tells its table from others."""
-        self.forecaster, self.data = forecaster, data
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        config: TrainConfig,
+        data: str = "",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Start from a forecaster, on the device it is on.
+
+        Args:
+            forecaster: to train, in place.
+            config: optimizer, schedule, averaging, precision.
+            data: tells its table from others.
+            ranks: the processes that train together.
+        """
+        self.forecaster, self.data, self.ranks = forecaster, data, ranks
+        self.model = ranks.wrap(forecaster)  # what is called in training
+        self.average = (
+            None
+            if config.ema_decay is None
+            else AveragedModel(forecaster, multi_avg_fn=_moving_average(config.ema_decay))
+        )
         self.device = forecaster.quantiles.device
+        self.config = config
         self.learning_rate = config.learning_rate  # at the start
         self.optimizer = make_optimizer(forecaster, config)
-        self.schedule = ReduceLROnPlateau(
+        self.plateau = ReduceLROnPlateau(
             # PyTorch's patience is the last epoch that changes nothing; ours the first that does.
             self.optimizer,
             factor=0.5,
@@ -37,9 +62,20 @@ class TrainState:
         self.epoch, self.step = 1, 0  # the epoch at hand; steps taken in all
         self.best_loss, self.best_epoch = math.inf, 0
         self.train_loss = self.validation_loss = math.nan  # of the last epoch that ended
+        self.epoch_learning_rate = config.learning_rate  # of its last step
         self.bad_steps, self.skipped_steps = 0, 0  # in a row; in all
         self.out_of_time = False
+        self.seconds_before = 0.0  # in earlier processes of this training
+        self.began = time.monotonic()
         self.start_epoch()
+
+    @property
+    def judged(self) -> Forecaster:
+        """The forecaster to validate and to keep: of averaged weights, if they are averaged."""
+        if self.average is None:
+            return self.forecaster
+        assert isinstance(self.average.module, Forecaster)
+        return self.average.module
 
     def start_epoch(self) -> None:
         """Begin the sums of an epoch."""
@@ -47,12 +83,29 @@ class TrainState:
         self.total = torch.zeros((), device=self.device)
         self.observed = torch.zeros((), device=self.device)
 
-    def count(self, result: StepResult, windows: int) -> None:
-        """Add a step to the epoch's sums."""
+    def follow_schedule(self, done: float) -> None:
+        """Set the rate of the next step, where it depends on the share of the training done."""
+        if self.config.schedule == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * cosine_factor(done, self.config.warmup)
+
+    def judge(self, validation_loss: float) -> None:
+        """End an epoch with its validation loss: remember whether it is the best so far."""
+        self.epoch_learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.train_loss = float(self.total / self.observed.clamp(min=1))
+        self.validation_loss = validation_loss
+        if self.config.schedule == "plateau":
+            self.plateau.step(validation_loss)
+        if validation_loss < self.best_loss:
+            self.best_loss, self.best_epoch = validation_loss, self.epoch
+
+    def count(self, result: StepResult) -> None:
+        """Add a step to the epoch's sums, and its weights to their average."""
         self.step += 1
         self.step_in_epoch += 1
-        self.windows += windows
         if result.applied:
+            if self.average is not None:
+                self.average.update_parameters(self.forecaster)
             self.total += result.total
             self.observed += result.observed
         # fp16 finds its loss scale by overflowing: only a scale that cannot shrink further is bad.
@@ -61,18 +114,19 @@ class TrainState:
         self.skipped_steps += not result.applied
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers, and lists and dicts of them."""
+        """Return tensors, numbers, and lists and dicts of them; every rank must ask."""
         return {
             "data": self.data,
             "forecaster": self.forecaster.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "plateau": self.plateau.state_dict(),
             "scaler": self.scaler.state_dict(),
             "numbers": {name: getattr(self, name) for name in NUMBERS},
+            "seconds": self._seconds(),
             "total": self.total,
             "observed": self.observed,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random": self.ranks.gather(self._random_state()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,13 +141,52 @@ class TrainState:
                 "give the same table, or start another --run-dir"
             )
         self.forecaster.load_state_dict(state["forecaster"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.plateau.load_state_dict(state["plateau"])
         self.scaler.load_state_dict(state["scaler"])
         for name in NUMBERS:
             setattr(self, name, state["numbers"][name])
+        self.seconds_before = state["seconds"]
         self.total = state["total"].to(self.device)
         self.observed = state["observed"].to(self.device)
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self._set_random_state(state["random"])
+
+    def _seconds(self) -> float:
+        """Return the time taken; 0 where it decides nothing, so that equal states equal."""
+        if self.config.max_minutes is None:
+            return 0.0
+        return self.seconds_before + time.monotonic() - self.began
+
+    def _random_state(self) -> list[torch.Tensor]:
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return [torch.get_rng_state(), *cuda]
+
+    def _set_random_state(self, of_ranks: list[list[torch.Tensor]]) -> None:
+        """Draw on as this rank did; one that did not exist draws its own numbers from here on."""
+        if self.ranks.rank >= len(of_ranks):
+            seed_rank(self.step, self.ranks)
+            return
+        cpu, *cuda = of_ranks[self.ranks.rank]
+        torch.set_rng_state(cpu)
+        if cuda and self.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda[0], self.device)
+
+
+def seed_rank(seed: int, ranks: Ranks) -> None:
+    """Seed dropout; other ranks than the first drop other activations."""
+    torch.manual_seed((seed + 0x9E3779B97F4A7C15 * ranks.rank) % 2**63)
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return an exponential moving average, faster at first so as to forget the random start."""
+
+    @torch.no_grad()
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], number: Any) -> None:
+        taken = float(number)
+        weight = 1 - min(decay, (1 + taken) / (10 + taken))
+        for mean, value in zip(averaged, current, strict=True):
+            mean.lerp_(value, weight)
+
+    return update

@@ -13,6 +13,7 @@ from tft.batch import WindowBatch
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
 from train.device import autocast
+from train.ranks import ALONE, Ranks, without_averaging
 
 ValidationLoader = Iterable[WindowBatch]
 
@@ -34,6 +35,9 @@ class TrainLoader(Protocol):
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
         """Yield the batches of an epoch, numbered from 0, from `first_batch` on."""
 
+    def names(self, epoch: int, batch: int) -> list[str]:
+        """Name the windows of a batch, every rank's, for a person."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -51,30 +55,42 @@ class StepResult:
 
 
 def train_step(
-    forecaster: Forecaster,
+    model: nn.Module,
     group: list[WindowBatch],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     config: TrainConfig,
+    ranks: Ranks = ALONE,
 ) -> StepResult:
-    """Take one optimizer step over a group of batches, as if they were one batch."""
-    device = forecaster.quantiles.device
+    """Take one optimizer step over a group of batches, of all ranks, as if they were one batch.
+
+    Args:
+        model: a forecaster, or one wrapped by `ranks`.
+        group: this rank's share of each batch.
+        optimizer: of the model's parameters.
+        scaler: see `grad_scaler`.
+        config: precision and clipping.
+        ranks: the processes that take this step together.
+    """
+    device = next(model.parameters()).device
     group = [batch.to(device, non_blocking=True) for batch in group]
-    observed = torch.stack([batch.future.isfinite().sum() for batch in group]).sum()
+    observed = ranks.sum(torch.stack([batch.future.isfinite().sum() for batch in group]).sum())
+    share = ranks.size / observed.clamp(min=1)  # ranks' gradients are averaged, ours add up
     total = torch.zeros((), device=device)
-    for batch in group:
-        with autocast(config.precision, device):
-            loss = forecaster.quantile_loss(batch).total
-        torch.autograd.backward(scaler.scale(loss / observed.clamp(min=1)))
+    for number, batch in enumerate(group, 1):
+        with without_averaging(model, later=number < len(group)):
+            with autocast(config.precision, device):
+                loss = model(batch).total.sum()
+            torch.autograd.backward(scaler.scale(loss * share))
         total += loss.detach()
     scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(forecaster.parameters(), config.gradient_clip_val)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip_val)
     applied = bool(norm.isfinite())  # waits for the device, once a step
     if applied:
         scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(total, observed, norm, applied)
+    return StepResult(ranks.sum(total), observed, norm, applied)
 
 
 def grouped(batches: Iterator[WindowBatch], config: TrainConfig) -> Iterator[list[WindowBatch]]:

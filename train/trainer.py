@@ -1,49 +1,34 @@
-"""From a table to a trained run directory: the one module of `train` that reads data."""
+"""From a table to a trained run directory."""
 
 import json
 import math
 import sys
 import time
-import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from data.fleet import Fleet
-from data.loaders import EvalLoader, TrainLoader
-from data.reading import ReadResult, TableSpec, read_fleet
-from data.sampling import WindowOrder
-from data.splits import Split, split_by_time, spread_evenly, training_stretches
-from data.windows import WindowStore
-from tft.forecaster import Forecaster, TrainingFacts, network_config
-from tft.model import TFT
-from tft.normalise import WindowNormaliser
-from tft.schema import FeatureSchema
-from train.checkpoint import newest_checkpoint
+from data.reading import TableSpec
+from train.checkpoint import load_checkpoint, newest_checkpoint
 from train.config import TrainConfig
-from train.device import choose_device
+from train.device import choose_device, deterministic_kernels
 from train.loop import FitResult, fit
 from train.lr_find import RangeTest, lr_range_test
-from train.run_dir import (
-    CONFIG,
-    DATA,
-    INFO,
-    RunDirectory,
-    check_free,
-    resident_memory_mb,
-)
+from train.prepare import Fold, Prepared, prepare
+from train.ranks import ALONE, Ranks, joined
+from train.record import resident_memory_mb
+from train.run_dir import CONFIG, DATA, INFO, Bystander, RunDirectory, check_free
 from train.runs import read_config
 from train.signals import StopRequest
-from train.state import TrainState
+from train.state import TrainState, seed_rank
+from train.step import TrainLoader
 
 TELL_SECONDS = 3.0  # between two reports of progress
-BoolArray = npt.NDArray[np.bool_]
 # Keys that may differ when a run is resumed: they change how long and where, not what.
 MAY_CHANGE = {
     "epochs",
@@ -51,47 +36,34 @@ MAY_CHANGE = {
     "device",
     "num_workers",
     "checkpoint_minutes",
+    "checkpoint_epochs",
     "log_every_n_steps",
     "lr_monitor_interval",
 }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Everything `fit` needs, made from a table."""
-
-    forecaster: Forecaster
-    train_loader: TrainLoader
-    validation_loader: EvalLoader
-    read: ReadResult
-    split: Split
-
-    @property
-    def fingerprint(self) -> str:
-        """Tell this table, split as it is, from any other."""
-        values = zlib.crc32(np.ascontiguousarray(self.read.fleet.values).data)
-        return f"{values:08x}-{self.split.cutoff}-{len(self.split.train)}"
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
+def _silence(line: str) -> None:
+    """Say nothing: another rank speaks."""
+
+
+@dataclass
 class TFTTrainer:
     """Reads a table, trains a forecaster on it, and leaves a run directory."""
 
-    def __init__(
-        self,
-        config: TrainConfig | None = None,
-        spec: TableSpec | None = None,
-        say: Callable[[str], None] | None = None,
-    ) -> None:
-        """Set up.
+    config: TrainConfig = field(default_factory=TrainConfig)
+    """How to train; its target_metrics win over the spec's targets."""
+    spec: TableSpec = field(default_factory=TableSpec)
+    """How to read the table."""
+    say: Callable[[str], None] = _to_stderr
+    """Told, line by line, what is going on."""
 
-        Args:
-            config: how to train; its target_metrics win over the spec's targets.
-            spec: how to read the table.
-            say: told, line by line, what is going on; None: stderr.
-        """
-        self.config = config or TrainConfig()
-        self.spec = replace(spec or TableSpec(), targets=self.config.target_metrics)
-        self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    def __post_init__(self) -> None:
+        """Make the targets the configuration's."""
+        self.spec = replace(self.spec, targets=self.config.target_metrics)
 
     def train(
         self,
@@ -99,117 +71,127 @@ class TFTTrainer:
         run_dir: str | Path | None = None,
         find_lr: bool = False,
         resume: bool = False,
+        checkpoint: str | Path | None = None,
         stop: StopRequest | None = None,
+        fold: Fold | None = None,
     ) -> Path:
-        """Train on a table.
+        """Train on a table; started by torchrun, together with the other ranks.
 
         Args:
             data: CSV or Parquet file, or a folder of them.
             run_dir: a new or empty directory; None: one under ./runs, named by the time.
             find_lr: start from an LR range test's suggestion, like `auto_lr_find`.
             resume: go on from the newest whole checkpoint in `run_dir`, if there is one.
+            checkpoint: with `resume`, go on from this one instead.
             stop: asked after every step whether to save and leave.
+            fold: train and validate on this part of a cross-validation.
 
         Returns:
             The run directory.
 
         Raises:
-            ValueError: the table or the configuration cannot be used; nothing was written.
+            ValueError: the table, the configuration or the checkpoint cannot be used.
             FloatingPointError: training did not stay finite.
+            ChildProcessError: a loader's worker or another rank was lost.
             Stopped: on request, after saving.
         """
-        started = time.monotonic()
         began = datetime.now(UTC)
-        path = Path(run_dir) if run_dir else Path("runs") / began.strftime("%Y%m%d-%H%M%S")
         config = replace(self.config, auto_lr_find=find_lr or self.config.auto_lr_find)
-        if resume:
-            check_same(path, config, self.spec)
-        else:
-            check_free(path)
-        prepared = self.prepare(data)
-        run = RunDirectory(path, config, resume)
-        try:
-            spec = {"path": str(Path(data).resolve()), "spec": asdict(self.spec)}
-            run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
-            run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
-            state = self._state(prepared, config, run, resume)
+        device = choose_device(config.device)
+        with joined(device) as ranks, deterministic_kernels(config.deterministic):
+            say = self.say if ranks.first else _silence
+            path = ranks.share(Path(run_dir or f"runs/{began:%Y%m%d-%H%M%S}"))
+            if resume:
+                check_same(path, config, self.spec)
+            elif ranks.first:
+                check_free(path)
+            ready = replace(self, config=config, say=say)
+            return ready._train(Path(data), path, resume, checkpoint, stop, fold, ranks, began)
+
+    def _train(
+        self,
+        data: Path,
+        path: Path,
+        resume: bool,
+        checkpoint: str | Path | None,
+        stop: StopRequest | None,
+        fold: Fold | None,
+        ranks: Ranks,
+        began: datetime,
+    ) -> Path:
+        """Train as one of the ranks."""
+        config, started = self.config, time.monotonic()
+        prepared = self.prepare(data, ranks, fold)
+        with ExitStack() as stack:
+            run = None
+            if ranks.first:
+                run = stack.enter_context(
+                    closing(RunDirectory(path, config, resume, prepared.examples))
+                )
+                spec = {"path": str(data.resolve()), "spec": asdict(self.spec)}
+                run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
+                run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
+            saved = self._saved(path, ranks, checkpoint) if resume else None
+            state = self._state(prepared, saved, ranks)
+            if run is not None and resume:
+                run.forget_from(state.epoch)
             deadline = started + 60 * config.max_minutes if config.max_minutes else math.inf
             loaders = prepared.train_loader, prepared.validation_loader
-            result = fit(state, *loaders, config, run, stop, deadline)
+            result = fit(state, *loaders, config, run or Bystander(), stop, deadline)
             seconds = time.monotonic() - started
-            run.write_json(INFO, training_info(prepared, config, result, began, seconds))
-        finally:
-            run.close()
+            if run is not None:
+                run.log_result(final_figures(result, seconds))
+                run.write_json(INFO, training_info(prepared, config, result, began, seconds))
         self.say(closing_line(prepared.train_loader, result, seconds))
         return path
 
-    def _state(
-        self, prepared: Prepared, config: TrainConfig, run: RunDirectory, resume: bool
-    ) -> TrainState:
-        """Return the state of the newest whole checkpoint, or a fresh one."""
-        found = newest_checkpoint(run.checkpoints, self.say) if resume else None
-        if found is not None:
-            checkpoint, saved = found
-            state = TrainState(prepared.forecaster, config, prepared.fingerprint)
-            state.load_state_dict(saved)
-            run.forget_from(state.epoch)
-            self.say(f"resuming at epoch {state.epoch}, step {state.step}, from {checkpoint.name}")
-            return state
-        if resume:
+    def _saved(
+        self, path: Path, ranks: Ranks, checkpoint: str | Path | None
+    ) -> dict[str, Any] | None:
+        """Return the checkpoint to go on from, read by the first rank; None if there is none."""
+        found: tuple[Path, dict[str, Any]] | None = None
+        if ranks.first and checkpoint is not None:
+            found = Path(checkpoint), load_checkpoint(Path(checkpoint))
+        elif ranks.first:
+            found = newest_checkpoint(path / self.config.checkpoints_dir, self.say)
+        found = ranks.share(found)
+        if found is None:
             self.say("no checkpoint yet: starting from the beginning")
-            run.forget_from(1)
-        if config.auto_lr_find:
-            found_rate = self._find(prepared).suggestion
-            config = replace(config, learning_rate=found_rate)
-            self.say(f"learning rate {found_rate:.2g}, from a range test")
-        torch.manual_seed(config.random_seed)
-        return TrainState(prepared.forecaster, config, prepared.fingerprint)
+            return None
+        numbers = found[1]["numbers"]
+        self.say(
+            f"resuming at epoch {numbers['epoch']}, step {numbers['step']}, from {found[0].name}"
+        )
+        return found[1]
+
+    def _state(self, prepared: Prepared, saved: dict[str, Any] | None, ranks: Ranks) -> TrainState:
+        """Return the state that was saved, or a fresh one."""
+        config = self.config
+        if saved is None and config.auto_lr_find:
+            rate = self._find(prepared, ranks).suggestion
+            config = replace(config, learning_rate=rate)
+            self.say(f"learning rate {rate:.2g}, from a range test")
+        state = TrainState(prepared.forecaster, config, prepared.fingerprint, ranks)
+        if saved is not None:
+            state.load_state_dict(saved)
+        else:
+            seed_rank(config.random_seed, ranks)
+        return state
 
     def find_lr(self, data: str | Path) -> RangeTest:
         """Run an LR range test on a table; writes nothing."""
-        return self._find(self.prepare(data))
+        return self._find(self.prepare(data), ALONE)
 
-    def prepare(self, data: str | Path) -> Prepared:
+    def prepare(self, data: str | Path, ranks: Ranks = ALONE, fold: Fold | None = None) -> Prepared:
         """Read a table and build network and loaders for it; writes nothing."""
-        config = self.config
-        device = choose_device(config.device)
-        read = read_fleet(data, self.spec, progress=self._teller(f"reading {data}"))
-        for line in read.summary.lines():
-            self.say(f"  {line}")
-        fleet = read.fleet
-        schema = build_schema(read, config)
-        split = split_by_time(fleet, schema, config.validation_split)
-        trained = fleet.first_tick < split.cutoff
-        schema = replace(schema, profiles=known_profiles(fleet, trained))
-        torch.manual_seed(config.random_seed)
-        forecaster = build_forecaster(fleet, schema, split, config).to(device)
-        store = WindowStore(
-            fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
-        )
-        per_epoch = min(config.windows_per_epoch or len(split.train), len(split.train))
-        order = WindowOrder(len(split.train), config.random_seed, per_epoch)
-        train_loader = TrainLoader(
-            store,
-            split.train,
-            order,
-            config.batch_size,
-            config.num_workers,
-            pin_memory=device.type == "cuda",
-        )
-        chosen = spread_evenly(len(split.validation), config.validation_windows)
-        validation_loader = EvalLoader(store, split.validation, chosen, 4 * config.batch_size)
-        parameters = sum(p.numel() for p in forecaster.parameters())
-        self.say(
-            f"{len(split.train):,} training windows ({order.per_epoch:,} an epoch"
-            f"{', sampled' if train_loader.sampled else ''}), "
-            f"{len(split.validation):,} validation windows ({len(chosen):,} used); "
-            f"{parameters:,} parameters, {config.precision} on {device}"
-        )
-        return Prepared(forecaster, train_loader, validation_loader, read, split)
+        tell = self._teller(f"reading {data}")
+        return prepare(data, self.config, self.spec, self.say, tell, ranks, fold)
 
-    def _find(self, prepared: Prepared) -> RangeTest:
+    def _find(self, prepared: Prepared, ranks: Ranks) -> RangeTest:
         tell = self._teller("learning-rate range test")
-        return lr_range_test(prepared.forecaster, prepared.train_loader, self.config, progress=tell)
+        return lr_range_test(
+            prepared.forecaster, prepared.train_loader, self.config, progress=tell, ranks=ranks
+        )
 
     def _teller(self, what: str) -> Callable[[float], None]:
         """Say what begins, and return what says how far it is, every few seconds."""
@@ -223,29 +205,6 @@ class TFTTrainer:
                 self.say(f"{what}: {fraction:.0%}")
 
         return tell
-
-
-def build_schema(read: ReadResult, config: TrainConfig) -> FeatureSchema:
-    """Derive the schema from what the table holds and what was asked for."""
-    targets, observed = read.targets, read.observed
-    if not config.multi_target:
-        targets, observed = targets[:1], targets[1:] + observed
-    return FeatureSchema(
-        targets=targets,
-        observed=observed,
-        static_reals=read.fleet.static_names,
-        step_seconds=read.fleet.step_seconds,
-        context_length=config.context_length,
-        min_context_length=config.min_context_length,
-        prediction_horizon=config.prediction_horizon,
-        quantiles=config.quantiles,
-    )
-
-
-def known_profiles(fleet: Fleet, trained: BoolArray) -> tuple[str, ...]:
-    """Name the profiles of servers trained on; any other has the unknown code."""
-    pairs = zip(fleet.profiles, trained, strict=True)
-    return tuple(sorted({profile for profile, seen in pairs if seen and profile}))
 
 
 def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
@@ -268,30 +227,6 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
             )
 
 
-def build_forecaster(
-    fleet: Fleet, schema: FeatureSchema, split: Split, config: TrainConfig
-) -> Forecaster:
-    """Build a fresh network with statistics of the rows before the cutoff, and of no other."""
-    trained = fleet.first_tick < split.cutoff
-    normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
-    normaliser.fit(
-        training_stretches(fleet, split.cutoff, schema.context_length),
-        torch.from_numpy(fleet.static[trained]),
-    )
-    network = TFT(
-        network_config(
-            schema,
-            hidden_size=config.hidden_size,
-            embedding_size=config.embedding_size,
-            attention_heads=config.attention_heads,
-            dropout=config.dropout,
-        )
-    )
-    servers = tuple(name for name, seen in zip(fleet.servers, trained, strict=True) if seen)
-    facts = TrainingFacts(servers, split.cutoff)
-    return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
-
-
 def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
     """Say how a training ended, in one line."""
     sampled = " sampled" if loader.sampled else ""
@@ -300,6 +235,16 @@ def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
         f"{sampled} windows; validation loss {result.best_validation_loss:.4f}, "
         f"{seconds / 60:.1f} min, peak memory {resident_memory_mb():.0f} MB"
     )
+
+
+def final_figures(result: FitResult, seconds: float) -> dict[str, float]:
+    """Return what TensorBoard compares runs by."""
+    return {
+        "best_validation_loss": result.best_validation_loss,
+        "best_epoch": result.best_epoch,
+        "train_loss": result.final_train_loss,
+        "minutes": seconds / 60,
+    }
 
 
 def training_info(
@@ -335,7 +280,10 @@ def training_info(
         "windows_per_epoch": prepared.train_loader.windows_per_epoch,
         "sampled_epochs": prepared.train_loader.sampled,
         "validation_windows": len(split.validation),
-        "validation_windows_used": len(prepared.validation_loader.windows),
+        "validation_windows_used": min(
+            config.validation_windows or len(split.validation), len(split.validation)
+        ),
+        "validation_servers": list(config.validation_servers),
         "skipped_steps": result.skipped_steps,
         "peak_memory_mb": resident_memory_mb(),
         "loss_unit": "quantile loss per observed target, averaged over "

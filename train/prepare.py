@@ -1,0 +1,167 @@
+"""From a table to what `fit` needs: the module of `train` that knows how data is made."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.fleet import Fleet
+from data.loaders import EvalLoader, TrainLoader
+from data.reading import ReadResult, TableSpec, read_fleet
+from data.sampling import WindowOrder
+from data.splits import Split, split_by_time, split_fold, spread_evenly, training_stretches
+from data.windows import WindowStore
+from report.examples import Examples, choose_examples
+from tft.forecaster import Forecaster, TrainingFacts, network_config
+from tft.model import TFT
+from tft.normalise import WindowNormaliser
+from tft.schema import FeatureSchema
+from train.config import TrainConfig
+from train.device import choose_device
+from train.ranks import ALONE, Ranks
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of a cross-validation's trainings."""
+
+    number: int  # from 1
+    folds: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything `fit` needs, made from a table."""
+
+    forecaster: Forecaster
+    train_loader: TrainLoader
+    validation_loader: EvalLoader
+    examples: Examples
+    read: ReadResult
+    split: Split
+
+    @property
+    def fingerprint(self) -> str:
+        """Tell this table, split as it is, from any other."""
+        values = zlib.crc32(np.ascontiguousarray(self.read.fleet.values).data)
+        return f"{values:08x}-{self.split.cutoff}-{len(self.split.train)}"
+
+
+def prepare(
+    data: str | Path,
+    config: TrainConfig,
+    spec: TableSpec,
+    say: Callable[[str], None],
+    progress: Callable[[float], None],
+    ranks: Ranks = ALONE,
+    fold: Fold | None = None,
+) -> Prepared:
+    """Read a table and build network and loaders for it; writes nothing.
+
+    Args:
+        data: CSV or Parquet file, or a folder of them.
+        config: how it will be trained.
+        spec: how to read the table.
+        say: told, line by line, what was found.
+        progress: called with the fraction read.
+        ranks: the processes that train together; loaders yield this one's share.
+        fold: split as this part of a cross-validation; None: by `validation_split`.
+
+    Raises:
+        ValueError: the table or the configuration cannot be used.
+    """
+    device = choose_device(config.device)
+    read = read_fleet(data, spec, progress=progress)
+    for line in read.summary.lines():
+        say(f"  {line}")
+    fleet, held_out = read.fleet, config.validation_servers
+    schema = build_schema(read, config)
+    if fold is None:
+        split = split_by_time(fleet, schema, config.validation_split, held_out)
+    else:
+        split = split_fold(fleet, schema, fold.number, fold.folds, held_out)
+    schema = replace(schema, profiles=known_profiles(fleet, split.trained))
+    torch.manual_seed(config.random_seed)
+    forecaster = build_forecaster(fleet, schema, split, config).to(device)
+    if config.compile:
+        forecaster.network.compile()
+    store = WindowStore(
+        fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
+    )
+    per_epoch = min(config.windows_per_epoch or len(split.train), len(split.train))
+    train_loader = TrainLoader(
+        store,
+        split.train,
+        WindowOrder(len(split.train), config.random_seed, per_epoch),
+        config.batch_size,
+        config.num_workers,
+        pin_memory=device.type == "cuda",
+        rank=ranks.rank,
+        ranks=ranks.size,
+    )
+    chosen = spread_evenly(len(split.validation), config.validation_windows)
+    validation_loader = EvalLoader(
+        store, split.validation, chosen[ranks.rank :: ranks.size], 4 * config.batch_size
+    )
+    parameters = sum(p.numel() for p in forecaster.parameters())
+    say(
+        f"{len(split.train):,} training windows ({per_epoch:,} an epoch"
+        f"{', sampled' if train_loader.sampled else ''}), "
+        f"{len(split.validation):,} validation windows ({len(chosen):,} used); "
+        f"{parameters:,} parameters, {config.precision} on {device}"
+        f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"
+    )
+    examples = choose_examples(fleet, store, split.validation)
+    return Prepared(forecaster, train_loader, validation_loader, examples, read, split)
+
+
+def build_schema(read: ReadResult, config: TrainConfig) -> FeatureSchema:
+    """Derive the schema from what the table holds and what was asked for."""
+    targets, observed = read.targets, read.observed
+    if not config.multi_target:
+        targets, observed = targets[:1], targets[1:] + observed
+    return FeatureSchema(
+        targets=targets,
+        observed=observed,
+        static_reals=read.fleet.static_names,
+        step_seconds=read.fleet.step_seconds,
+        context_length=config.context_length,
+        min_context_length=config.min_context_length,
+        prediction_horizon=config.prediction_horizon,
+        quantiles=config.quantiles,
+    )
+
+
+def known_profiles(fleet: Fleet, trained: BoolArray) -> tuple[str, ...]:
+    """Name the profiles of servers trained on; any other has the unknown code."""
+    pairs = zip(fleet.profiles, trained, strict=True)
+    return tuple(sorted({profile for profile, seen in pairs if seen and profile}))
+
+
+def build_forecaster(
+    fleet: Fleet, schema: FeatureSchema, split: Split, config: TrainConfig
+) -> Forecaster:
+    """Build a fresh network with statistics of the rows trained on, and of no other."""
+    normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
+    normaliser.fit(
+        training_stretches(fleet, split, schema.context_length),
+        torch.from_numpy(fleet.static[split.trained]),
+    )
+    network = TFT(
+        network_config(
+            schema,
+            hidden_size=config.hidden_size,
+            embedding_size=config.embedding_size,
+            attention_heads=config.attention_heads,
+            dropout=config.dropout,
+        )
+    )
+    servers = tuple(name for name, seen in zip(fleet.servers, split.trained, strict=True) if seen)
+    facts = TrainingFacts(servers, split.cutoff)
+    return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
