@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -9,6 +10,8 @@ from data.fleet import IntArray
 from data.sampling import WindowOrder
 from data.windows import WindowIndex, WindowStore
 from tft.batch import WindowBatch
+
+DRAWN_BATCHES = 64  # shuffled at once: what numpy's calls cost is shared by so many
 
 
 class TrainLoader:
@@ -63,21 +66,18 @@ class TrainLoader:
         With workers one epoch lives at a time: starting another ends the one before.
         """
         numbers = range(first_batch, len(self))
-        shares = (self._windows(epoch, number)[self.rank :: self.ranks] for number in numbers)
-        # A rank left without a window in a small last batch takes one that counts for nothing.
-        idle = self._windows(epoch, len(self) - 1)[:1]
-        chosen = (share if len(share) else idle for share in shares)
-        last = self.order.per_epoch - (len(self) - 1) * self.batch_size
-        for number, batch in zip(
-            numbers, _batches(self.store, self.index, chosen, self._workers), strict=True
-        ):
-            if number == len(self) - 1 and self.rank >= last:
+        chosen = (self._share(windows) for windows in self._drawn(epoch, first_batch))
+        batches = _batches(self.store, self.index, chosen, self._workers)
+        for number, batch in zip(numbers, batches, strict=True):
+            if self.rank >= self._size(number):
                 batch = batch._replace(future=torch.full_like(batch.future, torch.nan))
             yield batch
 
     def names(self, epoch: int, batch: int) -> list[str]:
         """Name the windows of a batch, every rank's: server and first tick forecast."""
-        server, origin = self.index.lookup(self._windows(epoch, batch))
+        start = batch * self.batch_size
+        windows = self.order.windows(epoch, start, start + self.batch_size)
+        server, origin = self.index.lookup(windows)
         step = self.store.schema.step_seconds
         moments = (origin * step).astype("datetime64[s]")
         return [
@@ -85,10 +85,19 @@ class TrainLoader:
             for who, when in zip(server, moments, strict=True)
         ]
 
-    def _windows(self, epoch: int, batch: int) -> IntArray:
-        """Return the window numbers of a batch, every rank's."""
-        start = batch * self.batch_size
-        return self.order.windows(epoch, start, start + self.batch_size)
+    def _drawn(self, epoch: int, first_batch: int) -> Iterator[IntArray]:
+        """Yield the window numbers of batches, every rank's; shuffled many batches at a time."""
+        for first in range(first_batch, len(self), DRAWN_BATCHES):
+            start = first * self.batch_size
+            drawn = self.order.windows(epoch, start, start + DRAWN_BATCHES * self.batch_size)
+            yield from np.split(drawn, range(self.batch_size, len(drawn), self.batch_size))
+
+    def _share(self, windows: IntArray) -> IntArray:
+        """Return this rank's windows; one left without takes one that counts for nothing."""
+        return windows[self.rank :: self.ranks] if self.rank < len(windows) else windows[:1]
+
+    def _size(self, batch: int) -> int:
+        return min(self.batch_size, self.order.per_epoch - batch * self.batch_size)
 
 
 class EvalLoader:

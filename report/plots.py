@@ -28,7 +28,7 @@ MOST_ROWS = MOST_COLUMNS = 4  # more would be too small to read
 DAY_SECONDS = 86_400
 MOST_BARS = 15
 NAME_LENGTH = 28  # longer names of servers and metrics lose their middle
-TITLE_LENGTH, BAR_NAME_LENGTH = 40, 58  # where there is more room
+TITLE_LENGTH, BAR_NAME_LENGTH = 40, 50  # where there is more room
 DPI = 120
 
 
@@ -115,7 +115,10 @@ def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
             if column == 0:
                 cell.set_ylabel(_shorten(metric)).set_parse_math(False)
     _title(figure, title)
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, frameon=False)
+    entries = 6 if len(servers) > 2 else 3  # in a row, as many as there is room for
+    figure.legend(
+        handles.values(), handles.keys(), loc="lower center", ncols=entries, frameon=False
+    )
     return figure
 
 
@@ -204,7 +207,8 @@ def _panel_grid(rows: int, columns: int) -> tuple[Figure, Any]:
     In inches instead of by a layout engine, which would take as long as everything else.
     """
     width, height = max(1.2 + 4.2 * columns, 7.5), 1.4 + 2.3 * rows
-    left, right, bottom, top, between = 0.85, 0.15, 1.2, 0.65, 0.5
+    left, right, top, between = 0.85, 0.15, 0.65, 0.5
+    bottom = 0.95 if columns > 2 else 1.2  # the legend has one row or two
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(rows, columns, squeeze=False)
     panel_width = (width - left - right - between * (columns - 1)) / columns

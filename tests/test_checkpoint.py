@@ -163,6 +163,7 @@ CASES = {
     "plain": CONFIG,
     "accumulation": replace(CONFIG, accumulate_grad_batches=2, epochs=3),
     "fp16 scaler": replace(CONFIG, precision="fp16"),
+    "cosine and averaging": replace(CONFIG, schedule="cosine", ema_decay=0.9),
     "plateau and early stopping": replace(
         CONFIG, learning_rate=0.5, epochs=6, plateau_patience=1, early_stopping_patience=2
     ),

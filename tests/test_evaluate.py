@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.splits import split_fold
 from data.windows import WindowStore, index_windows
 from report.evaluate import draw_examples, evaluate, held_out_windows, naive_store
 from report.text import EvaluationReport, evaluation_text
@@ -41,6 +42,22 @@ def test_no_target_tick_of_a_server_trained_on_is_judged_again() -> None:
     assert (held_out.known, held_out.new) == (2, 1)
     new = index_windows(fleet, SCHEMA, servers=np.array([2]))
     assert (server == 2).sum() == len(new)  # all of a server never trained on
+
+
+def test_up_to_a_folds_end_its_validation_part_is_judged() -> None:
+    """Of servers never trained on, too: earlier windows are of other folds."""
+    fleet = small_fleet((120, 120, 120))
+    split = split_fold(fleet, SCHEMA, 1, 2, held_out=("server1",))
+    forecaster = trained(("server0", "server2"), split.cutoff)
+    judged = held_out_windows(fleet, forecaster, split.end).windows
+    pairs = [
+        sorted(zip(*index.lookup(np.arange(len(index))), strict=True))
+        for index in (judged, split.validation)
+    ]
+    assert pairs[0] == pairs[1]
+    report = evaluate(forecaster, fleet, "fold-1", "table", windows=None, end=split.end)
+    assert report.windows == len(split.validation)
+    assert (report.servers_known, report.servers_new) == (2, 1)
 
 
 def test_nothing_left_to_judge_on_is_said() -> None:

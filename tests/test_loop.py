@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,9 +141,52 @@ def test_three_steps_without_a_finite_gradient_stop_training(tmp_path: Path) -> 
     forecaster = tiny_forecaster()
     with torch.no_grad():
         forecaster.network.head.linear.bias[0] = torch.nan
-    with pytest.raises(FloatingPointError, match="epoch 1, step 3: 3 steps in a row.*0.01"):
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3: 3 steps in a row.*0.01") as info:
         run_fit(tmp_path / "run", forecaster=forecaster)
     assert not (tmp_path / "run" / "model").exists()
+    lines = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    skipped = [json.loads(line) for line in lines]
+    assert [line["step_in_epoch"] for line in skipped] == [1, 2, 3]
+    train_loader, _ = loaders()
+    assert [line["windows"] for line in skipped] == [train_loader.names(0, n) for n in range(3)]
+    assert f"{skipped[2]['windows'][0]}, " in str(info.value)
+
+
+def test_a_bad_batch_is_skipped_named_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two in a row, one good, two more: no weight changes by them, and training goes on."""
+    bad = {2, 3, 5, 6}
+    seen: list[torch.Tensor] = []
+
+    class Poisoned(TrainLoader):
+        def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
+            for number, batch in enumerate(super().epoch(epoch, first_batch), 1):
+                seen.append(weights(forecaster).clone())
+                infinite = torch.full_like(batch.known, torch.inf)
+                yield batch._replace(known=infinite) if number in bad else batch
+
+    torch.manual_seed(0)
+    forecaster = tiny_forecaster()
+    train_loader, validation_loader = loaders(per_epoch=112)
+    store, index, order = train_loader.store, train_loader.index, train_loader.order
+    config = replace(CONFIG, epochs=1)
+    run = RunDirectory(tmp_path / "run", config)
+    poisoned = Poisoned(store, index, order, CONFIG.batch_size)
+    result = fit(TrainState(forecaster, config), poisoned, validation_loader, config, run)
+    run.close()
+    seen.append(weights(forecaster))
+    unchanged = {n for n in range(1, 8) if torch.equal(seen[n - 1], seen[n])}
+    assert unchanged == bad and result.skipped_steps == 4
+    assert records(tmp_path / "run")[0]["skipped_steps"] == 4
+    assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 4
+    said = capsys.readouterr().err
+    assert f"step 2: no finite gradient, no weight changed; windows {order_name(poisoned)}" in said
+
+
+def order_name(loader: TrainLoader) -> str:
+    """Return the name of the first window of the second batch."""
+    return loader.names(0, 1)[0]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

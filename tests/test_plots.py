@@ -5,7 +5,15 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from report.plots import FanPanel, _draw_fan, fan_chart, lr_curve
+from report.plots import (
+    FanPanel,
+    _draw_fan,
+    as_image,
+    fan_chart,
+    fan_figure,
+    lr_curve,
+    selection_bars,
+)
 
 SEVEN = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 LINE = ([0.1, 0.2], [0.5, 0.4], [0.5, 0.4], 0.2)  # a learning-rate curve
@@ -140,3 +148,71 @@ def test_no_line_bridges_a_gap_at_now():
     actual[0] = np.nan
     *_, (_, after) = lines_of(make_panel(history=np.full(288, 50.0), actual=actual))
     assert np.isnan(after[:2]).all()
+
+
+def test_an_image_is_the_file_without_a_file(tmp_path):
+    """TensorBoard gets pixels; pyplot, which chooses a display, is never imported."""
+    fan_chart(tmp_path / "fan.png", [make_panel()], "run")
+    file = (imread(only_file(tmp_path))[..., :3] * 255).round().astype(np.uint8)
+    image = as_image(fan_figure([make_panel()], "run"))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, file)
+    small = as_image(fan_figure([make_panel()], "run"), dpi=60)
+    assert small.shape[:2] == (image.shape[0] // 2, image.shape[1] // 2)
+
+
+def test_no_text_of_a_fan_is_cut_off():
+    """Its panels are placed in inches: names and tick labels must fit what is left around them."""
+    names = [f"{s}-{'a' * 90}" for s in range(3)], [f"{m}_{'b' * 90}" for m in range(2)]
+    actual = np.full(96, -123456.0)
+    for servers, metrics in ((names[0], names[1]), (["web"], ["cpu"])):
+        panels = [make_panel(s, m, actual=actual) for s in servers for m in metrics]
+        edges = as_image(fan_figure(panels, "run"), dpi=80)
+        for edge in (edges[0], edges[-1], edges[:, 0], edges[:, -1]):
+            assert (edge == 255).all()
+
+
+WEIGHTS = {
+    "static": {"server": 0.25, "profile": 0.75},
+    "past": {"cpu_percent": 0.125, "$m_{$ not mathematics": 0.5, "hour_of_day": 0.375},
+    "future": {"hour_of_day": 1.0},
+}
+
+
+def bars_of(axes):
+    """Return a panel's bars from the top: name, text beside it, length as a share of the panel."""
+    bars = sorted(axes.patches, key=lambda bar: bar.get_y())
+    texts = [text.get_text() for text in axes.texts]
+    values, names = texts[: len(bars)], texts[len(bars) :]
+    lengths = [bar.get_width() / axes.get_xlim()[1] for bar in bars]
+    return list(zip(names, values, lengths, strict=True))
+
+
+def test_bars_are_sorted_and_comparable_between_panels():
+    figure = selection_bars(WEIGHTS, "run $7_{$")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "static variables", "past variables", "future variables",
+    ]  # fmt: skip
+    static, past, future = map(bars_of, figure.axes)
+    assert [row[:2] for row in past] == [
+        ("$m_{$ not mathematics", "50.0 %"), ("hour_of_day", "37.5 %"), ("cpu_percent", "12.5 %"),
+    ]  # fmt: skip
+    assert future[0][2] == pytest.approx(2 * past[0][2]) == pytest.approx(4 * static[1][2])
+    blue = (as_image(figure, dpi=80) == BLUE).all(-1).sum()
+    assert blue > 5000
+
+
+def test_small_weights_of_many_variables_are_one_bar():
+    weights = {f"metric{n:02}": (30 - n) / 465 for n in range(30)}
+    (bars,) = map(bars_of, selection_bars({"past": weights}, "run").axes)
+    assert [name for name, *_ in bars] == [*list(weights)[:15], "15 others"]
+    assert bars[-1][1] == f"{100 * sum(list(weights.values())[15:]):.1f} %"
+
+
+@pytest.mark.parametrize("weights", [{"a": 0.0, "b": 0.0}, {"a": np.nan, "b": np.nan}])
+def test_odd_weights_are_drawn_without_a_warning(weights):
+    figure = selection_bars({"static": {f"{name * 90}": w for name, w in weights.items()}}, "run")
+    image = as_image(figure)
+    assert (image != 255).any()
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        assert (edge == 255).all()

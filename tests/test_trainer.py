@@ -1,6 +1,7 @@
 """From a table to a run directory, from Python."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from data.reading import TableSpec, read_fleet
 from data.splits import spread_evenly
 from data.windows import WindowStore, index_windows
 from tests.builders import SMALL_TRAINING, small_table
-from tft.bundle import load_forecaster
+from tft.bundle import load_forecaster, save_forecaster
 from train import TFTTrainer, TrainConfig
 
 CONFIG = TrainConfig(**SMALL_TRAINING)
@@ -159,3 +160,62 @@ def test_a_day_of_data_is_enough(tmp_path: Path) -> None:
     )
     path = TFTTrainer(config, say=quiet).train(tmp_path / "day.csv", tmp_path / "run")
     assert json.loads((path / "training_info.json").read_text())["train_windows"] == 3 * 25
+
+
+def bundle(run: Path) -> torch.Tensor:
+    state = load_forecaster(run / "model").state_dict()
+    return torch.cat([tensor.flatten().float() for tensor in state.values()])
+
+
+def test_deterministic_kernels_train_the_same_on_a_cpu(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, deterministic=True)
+    again = TFTTrainer(config, say=quiet).train(table, tmp_path / "run")
+    assert torch.equal(bundle(run), bundle(again))
+
+
+def test_a_server_held_out_is_new_to_the_forecaster(table: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, validation_servers=("server1",), epochs=1)
+    run = TFTTrainer(config, say=quiet).train(table, tmp_path / "run")
+    forecaster = load_forecaster(run / "model")
+    assert forecaster.facts.servers == ("server0", "server2")
+    assert forecaster.schema.profiles == ("web_api",), "server1 was the only database"
+    info = json.loads((run / "training_info.json").read_text())
+    assert info["validation_servers"] == ["server1"]
+
+
+def test_an_explicit_checkpoint(run: Path, table: Path, tmp_path: Path) -> None:
+    """It trains on from that one, though there is a newer one; a damaged one is an error."""
+    shutil.copytree(run, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    first, last = sorted(folder.glob("step-*.pt"))
+    said: list[str] = []
+    trainer = TFTTrainer(CONFIG, say=said.append)
+    trainer.train(table, tmp_path / "run", resume=True, checkpoint=first)
+    assert f"resuming at epoch 2, step 6, from {first.name}" in said
+    assert torch.equal(bundle(run), bundle(tmp_path / "run"))
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        trainer.train(table, tmp_path / "run", resume=True, checkpoint=last)
+
+
+def test_compiled_and_plain_networks_load_each_others_weights(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    """No `_orig_mod.` in the names; compiled by the tracer alone, which needs no minute."""
+    plain = load_forecaster(run / "model")
+    compiled = load_forecaster(run / "model")
+    compiled.network.compile(backend="eager")
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    fleet = read_fleet(table, TableSpec(), plain.schema).fleet
+    index = index_windows(fleet, plain.schema)
+    batch = WindowStore(fleet, plain.schema).gather(*index.lookup(spread_evenly(len(index), 4)))
+    torch.testing.assert_close(compiled.forecast(batch), plain.forecast(batch))
+    with torch.no_grad():
+        compiled.network.head.linear.bias += 1.0
+    save_forecaster(compiled, tmp_path / "model")
+    loaded = load_forecaster(tmp_path / "model")
+    torch.testing.assert_close(loaded.forecast(batch), compiled.forecast(batch))
+    plain.load_state_dict(compiled.state_dict())
+    compiled.load_state_dict(plain.state_dict())

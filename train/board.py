@@ -11,7 +11,7 @@ from train.record import EpochRecord
 from train.state import TrainState
 from train.step import StepResult
 
-DPI = 80
+DPI = 68  # three servers are as wide as a card at "actual image size"
 NO_HPARAMS = {  # change no result, and would crowd the table
     "checkpoints_dir", "checkpoint_minutes", "checkpoint_epochs", "logs_dir", "log_every_n_steps",
     "lr_monitor_interval",

@@ -117,10 +117,7 @@ class RunDirectory:
 
     def log_epoch(self, record: EpochRecord, forecaster: Forecaster) -> None:
         """Record an epoch, and what its forecasts look like."""
-        plain = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(record).items()
-        }
+        plain = _finite(asdict(record))
         self._append(METRICS, plain)
         self._board.epoch(record)
         if self._examples is not None:
@@ -162,6 +159,17 @@ class Bystander:
 
     def log_epoch(self, record: EpochRecord, forecaster: Forecaster) -> None:
         """Write nothing."""
+
+
+def _finite(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line as JSON can say it: null for what is not finite."""
+    plain: dict[str, Any] = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            plain[name] = _finite(value)
+        else:
+            plain[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+    return plain
 
 
 def check_free(path: Path) -> None:

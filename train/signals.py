@@ -1,5 +1,6 @@
 """Stopping on request: finish the step at hand, save, and leave."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
@@ -31,6 +32,8 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            return  # torchrun repeats every signal, and kills after 30 s
         for other in EXIT_CODES:
             signal.signal(other, signal.SIG_DFL)
 

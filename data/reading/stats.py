@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from data.fleet import IntArray
 from data.reading.clean import EXPECTED_NUMBER, Rejections, read_cells
@@ -36,15 +37,22 @@ class MostCommon:
         """Count values, [n], of servers, [n]; NaN is none."""
         self._resize(num_servers)
         counted = ~(np.isnan(values) | self.crowded[servers])
-        servers, values = servers[counted], values[counted]
+        # Each (server, value) of the chunk once; adding 0 makes -0.0 and 0.0 one value.
+        bits = (values[counted].astype(np.float32) + np.float32(0)).view(np.uint32)
+        inverse, pairs = pd.factorize((servers[counted] << 32) + bits)
+        counts = np.bincount(inverse, minlength=len(pairs))
+        servers, values = pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+        self.crowded[np.bincount(servers, minlength=num_servers) > SLOTS] = True
+        left = ~self.crowded[servers]
+        servers, values, counts = servers[left], values[left], counts[left]
         for slot in range(SLOTS):
             if not len(servers):
                 return
             free = np.isnan(self.values[servers, slot])
             self.values[servers[free], slot] = values[free]
             held = self.values[servers, slot] == values
-            self.counts[:, slot] += np.bincount(servers[held], minlength=num_servers)
-            servers, values = servers[~held], values[~held]
+            self.counts[servers[held], slot] += counts[held]
+            servers, values, counts = servers[~held], values[~held], counts[~held]
         self.crowded[servers] = True
 
     def modes(self, names: IntArray | None = None) -> tuple[npt.NDArray[np.float64], IntArray]:
