@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from report.console import ProgressLine
+
 if TYPE_CHECKING:
     from data.fleet import Fleet
     from data.reading import TableSpec
     from tft.forecaster import Forecaster
     from train.runs import OpenRun
+    from train.signals import StopRequest
 
 # Heavy imports are inside the commands that need them: --help is instant.
 BUILT_IN = Path("training")
@@ -43,7 +46,7 @@ class OneLineErrors(click.Group):
         except (ValueError, OSError, FloatingPointError) as error:
             message = " ".join(str(error).split())
             click.echo(f"Error: {message}", err=True)
-            sys.exit(1 if isinstance(error, FloatingPointError) else 2)
+            sys.exit(1 if isinstance(error, (FloatingPointError, ChildProcessError)) else 2)
 
 
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 100})
@@ -173,7 +176,6 @@ def train(
     from train.options import configure
     from train.run_dir import CONFIG
     from train.runs import read_config
-    from train.signals import Stopped, StopRequest
 
     if resume and run_dir is None:
         raise click.UsageError("--resume needs --run-dir, the run to go on with")
@@ -184,14 +186,10 @@ def train(
     config, spec = configure(options, saved)
     if data is None:
         data = Path(saved["data"]["path"]) if saved is not None else built_in_fleet()
-    try:
-        with StopRequest() as stop:
-            path = TFTTrainer(config, spec, say).train(
-                data, run_dir, resume=resume, checkpoint=checkpoint, stop=stop
-            )
-    except Stopped as stopped:
-        say(str(stopped))
-        sys.exit(stopped.exit_code)
+    trainer = TFTTrainer(config, spec, say)
+    path = until_stopped(
+        lambda stop: trainer.train(data, run_dir, resume=resume, checkpoint=checkpoint, stop=stop)
+    )
     if os.environ.get("RANK", "0") == "0":  # of torchrun's ranks one talks
         click.echo(path)
 
@@ -215,6 +213,36 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
     result.draw(out_dir / "lr_find.png")
     say(f"wrote {out_dir / 'lr_find.png'} and {out_dir / 'lr_find.csv'}; suggested learning rate:")
     click.echo(f"{result.suggestion:.3g}")
+
+
+@cli.command("cross-validate")
+@train_options
+@click.option("--folds", type=click.IntRange(2), required=True, help="Trainings to compare.")
+@click.option(
+    "--windows", type=click.IntRange(1), default=2048, show_default=True, help="Most judged."
+)
+@click.option("--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]")
+@click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun.")
+def cross_validate(
+    data: Path | None, folds: int, windows: int, run_dir: Path | None, resume: bool, **options: Any
+) -> None:
+    """Train on the past, judge on what came next, --folds times along the time span.
+
+    Each fold trains for --epochs or --max-minutes; the last line printed is the file of scores.
+    """
+    from report.folds import folds_text
+    from train import TFTTrainer
+    from train.cross_validate import cross_validate, saved_config
+    from train.options import configure
+
+    saved = saved_config(run_dir, resume)
+    trainer = TFTTrainer(*configure(options, saved), say)
+    data = data or (Path(saved["data"]["path"]) if saved is not None else built_in_fleet())
+    path, result = until_stopped(
+        lambda stop: cross_validate(trainer, data, folds, run_dir, resume, windows, stop)
+    )
+    click.echo(folds_text(result))
+    click.echo(path)
 
 
 @cli.command()
@@ -312,6 +340,18 @@ def evaluate(
         click.echo(folder / file)
 
 
+def until_stopped(work: Callable[["StopRequest"], Any]) -> Any:
+    """Do what SIGINT and SIGTERM stop after saving; exit as shells expect of them."""
+    from train.signals import Stopped, StopRequest
+
+    try:
+        with StopRequest() as stop:
+            return work(stop)
+    except Stopped as stopped:
+        say(str(stopped))
+        sys.exit(stopped.exit_code)
+
+
 def built_in_fleet() -> Path:
     """Return the folder of the built-in fleet, generated first where it is missing."""
     if not BUILT_IN.exists() or (BUILT_IN.is_dir() and not any(BUILT_IN.iterdir())):
@@ -348,30 +388,6 @@ def read(data: Path, spec: "TableSpec", forecaster: "Forecaster") -> "Fleet":
     for line in result.summary.lines():
         say(f"  {line}")
     return result.fleet
-
-
-class ProgressLine:
-    """A bar on a terminal; elsewhere one line when it begins."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> Callable[[float], None]:
-        """Begin; returns what to call with the fraction done."""
-        from tqdm import tqdm
-
-        terminal = sys.stderr.isatty()
-        if not terminal:
-            say(self.what)
-        self.bar = tqdm(
-            total=1.0, desc=self.what, disable=not terminal, leave=False,
-            bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
-        )  # fmt: skip
-        return lambda fraction: (self.bar.update(fraction - self.bar.n), None)[1]
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the bar."""
-        self.bar.close()
 
 
 def say(line: str) -> None:

@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import ROOT, measured_on
-from cli import ProgressLine
 from data.loaders import TrainLoader
 from data.reading import read_fleet
 from data.sampling import WindowOrder
 from data.windows import WindowStore, index_windows
+from report.console import ProgressLine
 from tft.bundle import write_atomically
 from tft.schema import FeatureSchema
 

@@ -40,10 +40,16 @@ class WindowScores(NamedTuple):
     not_finite: int  # observed target ticks for which the model forecast NaN or infinity
 
 
-def held_out_windows(fleet: Fleet, forecaster: Forecaster) -> HeldOut:
+def held_out_windows(fleet: Fleet, forecaster: Forecaster, end: int | None = None) -> HeldOut:
     """List windows no target tick of which was trained on.
 
     Of servers that were trained on, those after the training's last tick; of others, all.
+
+    Args:
+        fleet: read with the forecaster's schema.
+        forecaster: knows what it was trained on.
+        end: the tick after a fold's validation part; only windows of that part then, whether a
+            server was trained on or not. None: no such limit.
 
     Raises:
         ValueError: there is none.
@@ -51,9 +57,10 @@ def held_out_windows(fleet: Fleet, forecaster: Forecaster) -> HeldOut:
     schema, facts = forecaster.schema, forecaster.facts
     trained = set(facts.servers)
     seen = np.array([name in trained for name in fleet.servers])
+    begin = None if end is None else facts.end_tick
     parts = [
-        index_windows(fleet, schema, facts.end_tick, servers=np.flatnonzero(seen)),
-        index_windows(fleet, schema, servers=np.flatnonzero(~seen)),
+        index_windows(fleet, schema, facts.end_tick, end, servers=np.flatnonzero(seen)),
+        index_windows(fleet, schema, begin, end, servers=np.flatnonzero(~seen)),
     ]
     index = WindowIndex(
         np.concatenate([part.server for part in parts]),
@@ -61,10 +68,10 @@ def held_out_windows(fleet: Fleet, forecaster: Forecaster) -> HeldOut:
         np.concatenate([parts[0].ends, len(parts[0]) + parts[1].ends]),
     )
     if len(index) == 0:
-        end = iso_time(facts.end_tick, schema)
+        since = iso_time(facts.end_tick, schema)
         raise ValueError(
             f"no window to evaluate: servers trained on ({int(seen.sum())}) need "
-            f"{schema.prediction_horizon} ticks after {end}, where training ended, and others "
+            f"{schema.prediction_horizon} ticks after {since}, where training ended, and others "
             f"{schema.min_context_length} + {schema.prediction_horizon} ticks; bring later data"
         )
     known, new = (len(np.unique(part.server)) for part in parts)
@@ -78,6 +85,7 @@ def evaluate(
     data_name: str,
     windows: int | None = 2048,
     progress: Callable[[float], None] | None = None,
+    end: int | None = None,
 ) -> EvaluationReport:
     """Score the forecaster and every naive forecast on the same windows.
 
@@ -88,13 +96,14 @@ def evaluate(
         data_name: for the report, without a folder.
         windows: most windows, evenly spaced; None: all of them.
         progress: called with the fraction done.
+        end: judge a fold's validation part only, up to this tick; see `held_out_windows`.
 
     Raises:
         ValueError: there is nothing to evaluate on.
     """
     started = time.monotonic()
     schema = forecaster.schema
-    held_out = held_out_windows(fleet, forecaster)
+    held_out = held_out_windows(fleet, forecaster, end)
     chosen = spread_evenly(len(held_out.windows), windows)
     scores = _score_windows(forecaster, fleet, held_out.windows, chosen, progress)
     _, origins = held_out.windows.lookup(chosen)

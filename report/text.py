@@ -266,15 +266,15 @@ def _score_cells(row: Scores) -> list[str]:
     """Write a row's metric and scores."""
     return [
         row.metric,
-        _number(row.wql),
-        _number(row.mae),
-        _number(row.rmae_seasonal),
-        NO_SCORE if math.isnan(row.coverage) else f"{row.coverage:.1%}".replace("%", " %"),
+        number_cell(row.wql),
+        number_cell(row.mae),
+        number_cell(row.rmae_seasonal),
+        share_cell(row.coverage),
         _rate(row.crossing),
     ]
 
 
-def _number(value: float) -> str:
+def number_cell(value: float) -> str:
     """Write a score with four decimals, a big one with fewer, beyond that three digits."""
     if math.isnan(value):
         return NO_SCORE
@@ -282,6 +282,11 @@ def _number(value: float) -> str:
         return f"{value:.3g}"
     decimals = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
     return f"{value:,.{decimals}f}"
+
+
+def share_cell(value: float) -> str:
+    """Write a share in percent with one decimal."""
+    return NO_SCORE if math.isnan(value) else f"{value:.1%}".replace("%", " %")
 
 
 def _rate(value: float) -> str:

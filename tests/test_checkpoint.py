@@ -239,3 +239,17 @@ def test_a_second_process_is_refused_by_name_and_a_stale_lock_is_not_in_the_way(
         RunLock(tmp_path)
     first.release()
     RunLock(tmp_path).release()  # the file is still there, as after a kill
+
+
+def test_what_a_killed_holder_was_writing_is_removed(tmp_path: Path) -> None:
+    """And nothing else: another process may be at work on a report."""
+    stale = [".metrics.jsonl.4711.tmp", "checkpoints/.step.pt.4711.tmp", "model/.w.4711.tmp"]
+    others = ["evaluation/.report.md.4712.tmp", "model/w", "checkpoints/4711.tmp"]
+    for name in (*stale, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".lock").write_text("process 4711 on host")
+    RunLock(tmp_path).release()
+    assert not any((tmp_path / name).exists() for name in stale)
+    assert all((tmp_path / name).exists() for name in others)
+    assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")

@@ -265,6 +265,10 @@ BAD = [
     (["evaluate", "nowhere"], "nowhere"),
     (["evaluate", "{made}/run", "--data", "short.csv"], "no window to evaluate"),
     (["lr-find", *DATA, *TARGET, "--set", "lr=1"], "unknown configuration key 'lr'"),
+    (["cross-validate", *DATA, *TARGET, "--folds", "1"], "1 is not in the range"),
+    (["cross-validate", *DATA, *TARGET, "--folds", "2"], "2 folds cut the table's 360 ticks"),
+    (["cross-validate", *DATA, *TARGET, "--folds", "2", "--resume"], "--resume needs --run-dir"),
+    (["cross-validate", *DATA, "--folds", "2", "--run-dir", "full"], "full is not empty"),
 ]
 
 

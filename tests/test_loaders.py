@@ -1,5 +1,8 @@
 """Batches are the same whoever gathers them."""
 
+import os
+from multiprocessing import active_children
+
 import numpy as np
 import pytest
 import torch
@@ -63,3 +66,32 @@ def test_a_batch_moves_but_its_history_lengths_stay_on_the_cpu() -> None:
     moved = next(iter(loader().epoch(0))).to(torch.device("meta"))
     assert moved.past.is_meta and moved.known.is_meta and moved.future.is_meta
     assert moved.history_length.device.type == "cpu"
+
+
+def test_workers_leave_the_process_group() -> None:
+    """A signal to the whole group, as timeout(1) sends it, is for the process that trains."""
+    others = set(active_children())
+    batches = loader(num_workers=2).epoch(0)
+    next(batches)
+    workers = set(active_children()) - others
+    assert len(workers) == 2
+    assert all(os.getpgid(worker.pid or 0) != os.getpgrp() for worker in workers)
+
+
+def test_a_worker_killed_between_epochs_is_named() -> None:
+    """In mid-epoch, too: see tests/faults/test_workers.py."""
+    others = set(active_children())
+    there = loader(num_workers=2)
+    list(there.epoch(0))
+    killed = (set(active_children()) - others).pop()
+    killed.kill()
+    expected = rf"worker {killed.pid} was lost \(SIGKILL\).* lower num_workers \(2\).* --resume"
+    with pytest.raises(ChildProcessError, match=expected):
+        list(there.epoch(1))
+
+
+def test_what_goes_wrong_in_a_living_worker_is_said_as_it_is() -> None:
+    there = loader(num_workers=1)
+    there.store.values = there.store.values.flatten()
+    with pytest.raises(RuntimeError, match="in DataLoader worker process 0"):
+        list(there.epoch(0))
