@@ -27,6 +27,13 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "suggested": {"auto_lr_find": True},
         **{f"{rate:g}": {"learning_rate": rate} for rate in RATES},
     },
+    "schedule": {
+        "plateau": {},
+        "plateau, ema": {"ema_decay": 0.99},
+        "cosine": {"schedule": "cosine"},
+        "cosine, ema": {"schedule": "cosine", "ema_decay": 0.99},
+        "one-cycle": {"schedule": "cosine", "warmup": 0.3},
+    },
     "precision": {name: {"precision": name} for name in ("fp32", "bf16", "fp16")},
 }
 
@@ -123,7 +130,7 @@ def spread(values: list[float]) -> float:
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--windows", type=click.IntRange(1), default=1024, show_default=True, help="An epoch")
-@click.option("--arms", help="Only these, a,b,c; the first is compared with.")
+@click.option("--arms", help="Only these, a;b;c; the first is compared with.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Keep the record here.")
 def main(
     study: str,
@@ -138,7 +145,7 @@ def main(
     """Train every arm of STUDY with every seed and compare their best validation losses."""
     from cli import built_in_fleet
 
-    chosen = arms.split(",") if arms else list(STUDIES[study])
+    chosen = arms.split(";") if arms else list(STUDIES[study])
     common = {"epochs": epochs, "windows_per_epoch": windows, "validation_windows": 512}
     tables: dict[str, dict[str, Any]] = {str(built_in_fleet()): {}}
     if data is not None:

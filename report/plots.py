@@ -176,8 +176,8 @@ def lr_curve(
     Args:
         path: PNG file to write.
         learning_rates: of each step, ascending.
-        losses: of each step.
-        smoothed: the running mean of the losses.
+        losses: of each step, over the untrained network's.
+        smoothed: means of neighbouring losses.
         suggestion: one of `learning_rates`.
     """
     figure = Figure(figsize=(8.0, 4.5), layout="constrained")
@@ -194,7 +194,7 @@ def lr_curve(
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.5 * (high - low) + 1e-6)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
+    axes.set_ylabel("training loss, relative to the untrained network's")
     axes.legend(frameon=False)
     _tidy(axes)
     figure.suptitle("Learning-rate range test", fontsize=13, fontweight="bold")

@@ -1,4 +1,4 @@
-"""The range test sweeps a copy, and suggests the steepest descent."""
+"""The range test sweeps a copy, and suggests a rate between steepest descent and minimum."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from tests.builders import tiny_forecaster
 from tests.test_loop import CONFIG, loaders, weights
-from train.lr_find import lr_range_test, suggest
+from train.lr_find import lr_range_test, smooth, suggest
 
 
 def test_nothing_given_in_is_changed() -> None:
@@ -32,7 +32,7 @@ def test_the_sweep_is_exponential_and_repeatable(tmp_path: Path) -> None:
     assert 1e-4 < one.suggestion < 1
     one.write_csv(tmp_path / "sweep.csv")
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
-    assert lines[0] == "learning_rate,loss,smoothed_loss"
+    assert lines[0] == "learning_rate,loss,relative_loss,smoothed_relative_loss"
     assert len(lines) == 1 + len(one.losses)
 
 
@@ -43,12 +43,27 @@ def test_it_stops_where_the_loss_explodes() -> None:
     assert test.suggestion < 10
 
 
-def test_the_suggestion_is_the_steepest_descent_before_the_minimum() -> None:
+def test_the_suggestion_is_halfway_between_the_steepest_descent_and_the_minimum() -> None:
     rates = np.geomspace(1e-5, 1, 101)
     position = np.log10(rates)
     # Falls most steeply at 1e-3, is lowest at 1e-2, then explodes, even more steeply.
     smoothed = 1 - 0.5 / (1 + np.exp(-6 * (position + 3))) + 20 * np.clip(position + 2, 0, None)
-    assert suggest(list(rates), list(smoothed)) == pytest.approx(1e-3, rel=0.1)
+    assert suggest(list(rates), list(smoothed)) == pytest.approx(10**-2.5, rel=0.1)
+
+
+def test_noise_is_smoothed_over_a_third_of_a_decade() -> None:
+    rates = list(np.geomspace(1e-5, 1, 101))
+    assert smooth(rates, [2.0] * 101) == pytest.approx([2.0] * 101)
+    spike = smooth(rates, [0.0] * 50 + [1.0] + [0.0] * 50)
+    assert spike[50] == max(spike) and spike[57] / spike[50] == pytest.approx(np.exp(-0.5), rel=0.1)
+
+
+def test_the_losses_are_relative_to_the_untrained_networks() -> None:
+    """With a rate of almost nothing they stay near one, however different the batches are."""
+    forecaster = tiny_forecaster()
+    test = lr_range_test(forecaster, loaders()[0], CONFIG, lowest=1e-6, highest=1e-5, steps=30)
+    assert np.std(test.losses) > 0.001
+    assert test.relative == pytest.approx([1.0] * 30, abs=0.1)  # dropout is on in training
 
 
 def test_a_loss_that_never_falls_suggests_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 from pathlib import Path
 from typing import IO
@@ -13,22 +14,25 @@ class RunLock:
     """Held while training; the kernel lets go of it when its process dies, however it dies."""
 
     def __init__(self, run: Path) -> None:
-        """Take the lock.
+        """Take the lock, and remove what its last holder was writing when it was killed.
 
         Raises:
             ValueError: another living process holds it; the message names that process.
         """
         self.path = run / LOCK
         self._file: IO[str] = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
+        self._file.seek(0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
             holder = self._file.read().strip() or "a process that did not say its name"
             self._file.close()
             raise ValueError(
                 f"run directory {run} is in use by {holder}; wait for it, or name another --run-dir"
             ) from None
+        if last := re.match(r"process (\d+) on", self._file.read()):
+            for half_written in run.rglob(f".*.{last[1]}.tmp"):  # see write_atomically
+                half_written.unlink()
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()

@@ -1,7 +1,10 @@
 """LR range test (Smith, "Cyclical Learning Rates for Training Neural Networks", 2017).
 
 The learning rate grows exponentially from step to step of real training; the loss falls, flattens
-and explodes. Suggested is the rate where the smoothed loss falls steepest before its minimum.
+and explodes. Batches differ more than the loss falls from step to step, so each step's loss is
+divided by the untrained network's on the same windows. Suggested is the rate halfway, on the log
+scale, between the steepest descent of the smoothed curve and its minimum: the steepest descent
+alone was too low and the minimum too high (benchmarks/NOTES.md).
 """
 
 import copy
@@ -21,10 +24,11 @@ from train.config import TrainConfig
 from train.device import grad_scaler
 from train.ranks import ALONE, Ranks
 from train.step import TrainLoader, grouped, make_optimizer, train_step
+from train.validate import validate
 
-SMOOTHING = 0.9  # of the running mean of losses
-SETTLING = 10  # steps the running mean needs: what it shows before is noise
-DIVERGED = 2.0  # stop where the smoothed loss is so many times its best
+SMOOTHING = 0.35  # decades: standard deviation of the Gaussian that weighs neighbours
+DIVERGED = 2.0  # stop where the mean of the last few relative losses is so many times its best
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,18 @@ class RangeTest:
 
     learning_rates: tuple[float, ...]
     losses: tuple[float, ...]
+    """Quantile loss per observed target."""
+    relative: tuple[float, ...]
+    """The loss over the untrained network's on the same windows."""
     smoothed: tuple[float, ...]
+    """Of the relative losses."""
     suggestion: float
 
     def write_csv(self, path: Path) -> None:
-        """Write one line a step: learning_rate, loss, smoothed_loss."""
-        lines = ["learning_rate,loss,smoothed_loss"]
-        for row in zip(self.learning_rates, self.losses, self.smoothed, strict=True):
+        """Write one line a step: learning_rate, loss, relative_loss, smoothed_relative_loss."""
+        lines = ["learning_rate,loss,relative_loss,smoothed_relative_loss"]
+        columns = self.learning_rates, self.losses, self.relative, self.smoothed
+        for row in zip(*columns, strict=True):
             lines.append(",".join(f"{value:.8g}" for value in row))
         write_atomically(path, ("\n".join(lines) + "\n").encode())
 
@@ -47,7 +56,7 @@ class RangeTest:
         """Draw the sweep with the suggestion marked, as a PNG."""
         from report.plots import lr_curve  # slow to import, needed only here
 
-        lr_curve(path, self.learning_rates, self.losses, self.smoothed, self.suggestion)
+        lr_curve(path, self.learning_rates, self.relative, self.smoothed, self.suggestion)
 
 
 def lr_range_test(
@@ -78,44 +87,61 @@ def lr_range_test(
     device = forecaster.quantiles.device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        trial = copy.deepcopy(forecaster).train()
+        untrained, trial = copy.deepcopy(forecaster), copy.deepcopy(forecaster).train()
         optimizer = make_optimizer(trial, replace(config, learning_rate=lowest))
         model, scaler = ranks.wrap(trial), grad_scaler(config.precision, device)
         groups = grouped(_endless(loader), config)
-        rates, losses, smoothed = [], [], []
-        running = 0.0
+        rates, losses, relative = [], [], []
         for step, rate in enumerate(np.geomspace(lowest, highest, steps).tolist(), 1):
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate
-            result = train_step(model, next(groups), optimizer, scaler, config, ranks)
-            loss = result.loss
-            if not math.isfinite(loss):
+            group = next(groups)
+            result = train_step(model, group, optimizer, scaler, config, ranks)
+            if not math.isfinite(result.loss):
                 break
-            running = SMOOTHING * running + (1 - SMOOTHING) * loss
             rates.append(rate)
-            losses.append(loss)
-            smoothed.append(running / (1 - SMOOTHING**step))
-            if smoothed[-1] > DIVERGED * min(smoothed):
+            losses.append(result.loss)
+            relative.append(result.loss / validate(untrained, group, config, ranks).loss)
+            if _diverged(relative):
                 break
             if progress is not None:
                 progress(step / steps)
-    return RangeTest(tuple(rates), tuple(losses), tuple(smoothed), suggest(rates, smoothed))
+    smoothed = smooth(rates, relative)
+    suggestion = suggest(rates, smoothed)
+    return RangeTest(tuple(rates), tuple(losses), tuple(relative), tuple(smoothed), suggestion)
+
+
+def smooth(rates: list[float], losses: list[float]) -> list[float]:
+    """Return every loss's mean with its neighbours, weighted by their distance in log rate."""
+    position = np.log10(rates)
+    weights = np.exp(-0.5 * ((position[:, None] - position) / SMOOTHING) ** 2)
+    smoothed: list[float] = (weights @ np.array(losses) / weights.sum(1)).tolist()
+    return smoothed
 
 
 def suggest(rates: list[float], smoothed: list[float]) -> float:
-    """Return the rate of the steepest descent, in log rate, before the smoothed loss's minimum.
+    """Return the rate halfway, in log rate, between the steepest descent and the minimum after it.
 
     Raises:
-        FloatingPointError: there is no descent once the mean has settled.
+        FloatingPointError: the loss never fell.
     """
     lowest = int(np.argmin(smoothed)) if smoothed else 0
-    if lowest <= SETTLING:
+    if lowest == 0:
         raise FloatingPointError(
             f"the loss diverged after {len(rates)} steps of the learning-rate sweep without "
             "falling first; check the data, or set learning_rate by hand"
         )
     slope = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
-    return rates[SETTLING + int(np.argmin(slope[SETTLING:]))]
+    halfway = math.sqrt(rates[int(np.argmin(slope))] * rates[lowest])
+    return min(rates, key=lambda rate: abs(math.log(rate / halfway)))
+
+
+def _diverged(relative: list[float]) -> bool:
+    """Tell whether the last few losses are far above the best few."""
+    if len(relative) < FEW:
+        return False
+    means = np.convolve(relative, np.ones(FEW) / FEW, mode="valid")
+    return bool(means[-1] > DIVERGED * means.min())
 
 
 def _endless(loader: TrainLoader) -> Iterator[WindowBatch]:
