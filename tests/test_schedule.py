@@ -87,3 +87,12 @@ def test_what_is_validated_and_kept_is_the_average(tmp_path: Path) -> None:
     loss = sum(float(s.total.sum()) for s in sums) / sum(int(s.observed.sum()) for s in sums)
     assert result.best_validation_loss == pytest.approx(loss, rel=1e-5)
     assert math.isfinite(loss)
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    state = TrainState(tiny_forecaster(), CONFIG)
+    state.judge(math.nan)
+    assert (state.best_epoch, state.best_loss) == (0, math.inf)
+    state.judge(0.5)
+    state.judge(math.nan)
+    assert (state.best_epoch, state.best_loss) == (1, 0.5)

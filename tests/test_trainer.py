@@ -219,3 +219,25 @@ def test_compiled_and_plain_networks_load_each_others_weights(
     torch.testing.assert_close(loaded.forecast(batch), compiled.forecast(batch))
     plain.load_state_dict(compiled.state_dict())
     compiled.load_state_dict(plain.state_dict())
+
+
+def test_a_table_that_overflows_is_named_and_nothing_is_served(tmp_path: Path) -> None:
+    """Values near float32's largest have no finite spread: whoever wrote them must be found."""
+    rows = small_table()
+    rows.loc[rows.index % 7 == 0, "load_average"] = 3e38
+    rows.to_parquet(tmp_path / "huge.parquet")
+    with pytest.raises(FloatingPointError, match="3 steps in a row.*windows server. at 2026-01"):
+        TFTTrainer(CONFIG, say=quiet).train(tmp_path / "huge.parquet", tmp_path / "run")
+    assert len((tmp_path / "run" / "skipped.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_rate_far_too_high_never_serves_what_is_not_finite(table: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=10.0, gradient_clip_val=1e6)
+    run = TFTTrainer(config, say=quiet).train(table, tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["val_loss"] for line in lines]
+    info = json.loads((run / "training_info.json").read_text())
+    assert max(losses) > 5, "the rate was to spoil something"
+    assert info["quantile_loss"] == min(losses)
+    assert bundle(run).isfinite().all()
