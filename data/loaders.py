@@ -1,6 +1,12 @@
 """Batches of windows, gathered on the device or by worker processes: the same either way."""
 
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
@@ -42,9 +48,7 @@ class TrainLoader:
         """
         self.store, self.index, self.order, self.batch_size = store, index, order, batch_size
         self.rank, self.ranks = rank, ranks
-        self._workers = (
-            _worker_loader(store, index, num_workers, pin_memory) if num_workers else None
-        )
+        self._workers = _Workers(store, index, num_workers, pin_memory) if num_workers else None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -141,30 +145,73 @@ class _Announced(Sampler[IntArray]):
         return self.batches
 
 
-def _worker_loader(
-    store: WindowStore, index: WindowIndex, num_workers: int, pin_memory: bool
-) -> DataLoader[WindowBatch]:
-    if store.device.type != "cpu":
-        raise ValueError(f"workers gather on the CPU, the store is on {store.device}")
-    return DataLoader(
-        _WindowDataset(store, index),
-        batch_size=None,  # a sample of the dataset is a batch already
-        sampler=_Announced(),
-        num_workers=num_workers,
-        persistent_workers=True,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),  # workers' seeds; gathering draws nothing
-    )
+class _Workers:
+    """Processes that gather; they start with the first epoch and outlive it."""
+
+    def __init__(
+        self, store: WindowStore, index: WindowIndex, num_workers: int, pin_memory: bool
+    ) -> None:
+        if store.device.type != "cpu":
+            raise ValueError(f"workers gather on the CPU, the store is on {store.device}")
+        self.announced = _Announced()
+        self.processes: set[BaseProcess] = set()
+        self.loader = DataLoader(
+            _WindowDataset(store, index),
+            batch_size=None,  # a sample of the dataset is a batch already
+            sampler=self.announced,
+            num_workers=num_workers,
+            persistent_workers=True,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_process_group,
+            generator=torch.Generator().manual_seed(0),  # workers' seeds; gathering draws nothing
+        )
+
+    def gather(self, chosen: Iterator[IntArray]) -> Iterator[WindowBatch]:
+        """Yield a batch for each of the window numbers in `chosen`.
+
+        Raises:
+            ChildProcessError: a worker died.
+        """
+        self.announced.batches = chosen
+        try:
+            yield from self._start()
+        except (RuntimeError, OSError, EOFError) as error:
+            # Whatever broke first, a lost worker is the cause; its end may be a moment away.
+            multiprocessing.connection.wait([p.sentinel for p in self.processes], timeout=1.0)
+            for process in self.processes:
+                if not process.is_alive():
+                    raise ChildProcessError(
+                        f"data loading worker {process.pid} was lost ({_ending(process)}), as "
+                        "happens when memory runs out; lower num_workers "
+                        f"({self.loader.num_workers}) or free memory, and go on with --resume"
+                    ) from error
+            raise
+
+    def _start(self) -> Iterator[WindowBatch]:
+        """Start an epoch, and the processes with the first one."""
+        handler, others = signal.getsignal(signal.SIGCHLD), set(active_children())
+        batches = iter(self.loader)
+        self.processes |= set(active_children()) - others
+        if threading.current_thread() is threading.main_thread():
+            # PyTorch's handler would raise anywhere, in the middle of a save too. Without it a lost
+            # worker is found where its batch is waited for.
+            signal.signal(signal.SIGCHLD, handler)
+        return batches
+
+
+def _leave_process_group(_: int) -> None:
+    """Leave a signal to the whole group, as a terminal's Ctrl-C is, to the process that trains."""
+    os.setsid()
+
+
+def _ending(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _batches(
-    store: WindowStore,
-    index: WindowIndex,
-    chosen: Iterator[IntArray],
-    workers: DataLoader[WindowBatch] | None,
+    store: WindowStore, index: WindowIndex, chosen: Iterator[IntArray], workers: _Workers | None
 ) -> Iterator[WindowBatch]:
     if workers is None:
         return (store.gather(*index.lookup(windows)) for windows in chosen)
-    assert isinstance(workers.sampler, _Announced)
-    workers.sampler.batches = chosen
-    return iter(workers)
+    return workers.gather(chosen)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from tests.builders import tiny_forecaster
 from tests.test_loop import CONFIG, loaders, records, weights
+from tft.batch import WindowBatch
 from tft.forecaster import Forecaster
 from train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from train.config import TrainConfig
@@ -253,3 +255,70 @@ def test_what_a_killed_holder_was_writing_is_removed(tmp_path: Path) -> None:
     assert not any((tmp_path / name).exists() for name in stale)
     assert all((tmp_path / name).exists() for name in others)
     assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+class Stopping:
+    """A loader in the middle of which somebody asks for a stop; or which then loses a worker."""
+
+    def __init__(self, loader: Any, stop: StopRequest, lost: bool = False) -> None:
+        self.loader, self.stop, self.lost = loader, stop, lost
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        for batch in self.loader:
+            yield batch
+            self.stop.signal = signal.SIGTERM
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
+        for number, batch in enumerate(self.loader.epoch(epoch, first_batch)):
+            if number == 3:
+                self.stop.signal = signal.SIGTERM if self.lost else None
+                raise ChildProcessError("a worker was lost")
+            yield batch
+
+
+def fit_stopping(path: Path, train_loader: Any, validation_loader: Any, stop: StopRequest) -> None:
+    torch.manual_seed(0)
+    forecaster = tiny_forecaster()
+    forecaster.unknown_rate = 0.3
+    run = RunDirectory(path, CONFIG)
+    try:
+        fit(TrainState(forecaster, CONFIG, "data"), train_loader, validation_loader, CONFIG, run,
+            stop)  # fmt: skip
+    finally:
+        run.close()
+
+
+def test_a_stop_while_validating_does_not_wait_for_all_of_it(tmp_path: Path) -> None:
+    """A fleet's validation may take minutes; the epoch's steps are kept and not taken again."""
+    whole, stop = train(tmp_path / "whole", CONFIG), StopRequest()
+    train_loader, validation_loader = loaders(per_epoch=80)
+    with pytest.raises(Stopped):
+        fit_stopping(tmp_path / "run", train_loader, Stopping(validation_loader, stop), stop)
+    found = newest_checkpoint(tmp_path / "run" / "checkpoints", nothing)
+    assert found is not None and found[1]["numbers"]["step_in_epoch"] == 5
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert torch.equal(weights(train(tmp_path / "run", CONFIG, resume=True)), weights(whole))
+
+
+def test_a_signal_that_takes_the_loaders_workers_too_is_a_stop(tmp_path: Path) -> None:
+    """A service manager ends every process of a service at once; without it a loss is a loss."""
+    whole, stop = train(tmp_path / "whole", CONFIG), StopRequest()
+    train_loader, validation_loader = loaders(per_epoch=80)
+    with pytest.raises(Stopped):
+        fit_stopping(
+            tmp_path / "run", Stopping(train_loader, stop, lost=True), validation_loader, stop
+        )
+    found = newest_checkpoint(tmp_path / "run" / "checkpoints", nothing)
+    assert found is not None and found[1]["numbers"]["step_in_epoch"] == 3
+    assert torch.equal(weights(train(tmp_path / "run", CONFIG, resume=True)), weights(whole))
+    with pytest.raises(ChildProcessError):
+        fit_stopping(
+            tmp_path / "lost", Stopping(train_loader, StopRequest()), validation_loader,
+            StopRequest(),
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from data.windows import WindowStore, index_windows
 from tests.builders import SMALL_TRAINING, small_table
 from tft.bundle import load_forecaster, save_forecaster
 from train import TFTTrainer, TrainConfig
+from train.signals import Stopped, StopRequest
 
 CONFIG = TrainConfig(**SMALL_TRAINING)
 INFO_KEYS = {
@@ -241,3 +243,12 @@ def test_a_rate_far_too_high_never_serves_what_is_not_finite(table: Path, tmp_pa
     assert max(losses) > 5, "the rate was to spoil something"
     assert info["quantile_loss"] == min(losses)
     assert bundle(run).isfinite().all()
+
+
+def test_a_stop_is_heard_while_the_table_is_read(table: Path, tmp_path: Path) -> None:
+    """Reading a huge fleet takes minutes, and there is nothing to save yet."""
+    stop = StopRequest()
+    stop.signal = signal.SIGTERM
+    with pytest.raises(Stopped, match="go on with --resume"):
+        TFTTrainer(CONFIG, say=quiet).train(table, tmp_path / "run", stop=stop)
+    assert not (tmp_path / "run").exists()

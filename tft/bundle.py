@@ -144,6 +144,9 @@ def write_atomically(path: Path, blob: bytes) -> None:
             os.fsync(folder)  # the new name, too, must outlive a power cut
         finally:
             os.close(folder)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a full disk names no file by itself
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ from signal import Signals
 from train.config import TrainConfig
 from train.course import Course
 from train.progress import Progress
+from train.ranks import Ranks
 from train.record import EpochRecord, gpu_memory_mb, resident_memory_mb
 from train.run_dir import SKIPPED, Bystander, RunDirectory
 from train.signals import Stopped, StopRequest
@@ -65,9 +66,14 @@ def fit(
     while not finished(state, config):
         started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
-        train_epoch(state, train_loader, course, run, progress, stop, validation_seconds)
-        trained = time.monotonic()
-        validation = validate(state.judged, validation_loader, config, state.ranks)
+        try:
+            train_epoch(state, train_loader, course, run, progress, stop, validation_seconds)
+            trained = time.monotonic()
+            validation = validate(state.judged, validation_loader, config, state.ranks, stop)
+        except (Stopped, ChildProcessError) as error:
+            stopped = as_stop(error, stop, state.ranks)
+            run.save_checkpoint(state)
+            raise stopped from error
         state.judge(validation.loss)
         validation_seconds = time.monotonic() - trained
         speed = (state.windows - trained_before) / (trained - started)
@@ -81,17 +87,36 @@ def fit(
         late = time.monotonic() + validation_seconds > deadline
         signal, late_anywhere = state.ranks.most(stop.signal or 0, late)
         if not state.out_of_time:  # else the rest of the epoch is left for --resume
-            state.epoch += 1
-            state.start_epoch()
-            state.out_of_time = bool(late_anywhere)
-            over = signal or late_anywhere or finished(state, config)
-            if over or ended % config.checkpoint_epochs == 0:
-                run.save_checkpoint(state, state.validation_loss)
+            end_epoch(state, config, run, bool(late_anywhere), bool(signal))
         if signal:
             raise Stopped(Signals(int(signal)))
         if state.out_of_time:
             break
     return conclude(state, ended, config)
+
+
+def end_epoch(
+    state: TrainState, config: TrainConfig, run: RunDirectory | Bystander, late: bool, stop: bool
+) -> None:
+    """Go on to the next epoch, with a checkpoint where one is due or nothing comes after."""
+    ended, state.epoch = state.epoch, state.epoch + 1
+    state.start_epoch()
+    state.out_of_time = late
+    if late or stop or finished(state, config) or ended % config.checkpoint_epochs == 0:
+        run.save_checkpoint(state, state.validation_loss)
+
+
+def as_stop(error: Exception, stop: StopRequest, ranks: Ranks) -> Stopped:
+    """Return why training stops; raise what is no stop but a failure.
+
+    A signal to all processes of a service ends its loader's workers too, perhaps before this one
+    has looked: that is a request, not a loss. With other ranks nobody can be sure to agree.
+    """
+    if isinstance(error, Stopped):
+        return error
+    if stop.signal is None or ranks.size > 1:
+        raise error
+    return Stopped(stop.signal)
 
 
 def conclude(state: TrainState, ended: int, config: TrainConfig) -> FitResult:
@@ -136,7 +161,7 @@ def train_epoch(
 
     Raises:
         FloatingPointError: three steps in a row had no finite gradient.
-        Stopped: on request, after saving a checkpoint.
+        Stopped: on request, of any rank.
     """
     config, ranks = course.config, state.ranks
     state.forecaster.train()
@@ -158,10 +183,10 @@ def train_epoch(
             stop.signal or 0, late, run.checkpoint_due(), course.done(state)
         )
         state.out_of_time = bool(late_anywhere) and not signal
-        if signal or late_anywhere or due:
-            run.save_checkpoint(state)
         if signal:
             raise Stopped(Signals(int(signal)))
+        if late_anywhere or due:
+            run.save_checkpoint(state)
         if late_anywhere:
             return
 

@@ -94,31 +94,42 @@ def prepare(
     store = WindowStore(
         fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
     )
-    per_epoch = min(config.windows_per_epoch or len(split.train), len(split.train))
-    train_loader = TrainLoader(
-        store,
-        split.train,
-        WindowOrder(len(split.train), config.random_seed, per_epoch),
-        config.batch_size,
-        config.num_workers,
-        pin_memory=device.type == "cuda",
-        rank=ranks.rank,
-        ranks=ranks.size,
-    )
-    chosen = spread_evenly(len(split.validation), config.validation_windows)
-    validation_loader = EvalLoader(
-        store, split.validation, chosen[ranks.rank :: ranks.size], 4 * config.batch_size
-    )
+    train_loader, validation_loader, used = make_loaders(store, split, config, ranks)
     parameters = sum(p.numel() for p in forecaster.parameters())
     say(
-        f"{len(split.train):,} training windows ({per_epoch:,} an epoch"
+        f"{len(split.train):,} training windows ({train_loader.windows_per_epoch:,} an epoch"
         f"{', sampled' if train_loader.sampled else ''}), "
-        f"{len(split.validation):,} validation windows ({len(chosen):,} used); "
+        f"{len(split.validation):,} validation windows ({used:,} used); "
         f"{parameters:,} parameters, {config.precision} on {device}"
         f"{f', {ranks.size} ranks' if ranks.size > 1 else ''}"
     )
     examples = choose_examples(fleet, store, split.validation)
     return Prepared(forecaster, train_loader, validation_loader, examples, read, split)
+
+
+def make_loaders(
+    store: WindowStore, split: Split, config: TrainConfig, ranks: Ranks
+) -> tuple[TrainLoader, EvalLoader, int]:
+    """Return this rank's loaders, and how many windows all ranks validate."""
+    total = len(split.train)
+    per_epoch = min(config.windows_per_epoch or total, total)
+    train_loader = TrainLoader(
+        store,
+        split.train,
+        WindowOrder(total, config.random_seed, per_epoch),
+        config.batch_size,
+        config.num_workers,
+        pin_memory=torch.cuda.is_available() and config.device != "cpu",
+        rank=ranks.rank,
+        ranks=ranks.size,
+    )
+    chosen = spread_evenly(len(split.validation), config.validation_windows)
+    share = chosen[ranks.rank :: ranks.size]
+    return (
+        train_loader,
+        EvalLoader(store, split.validation, share, 4 * config.batch_size),
+        len(chosen),
+    )
 
 
 def build_schema(read: ReadResult, config: TrainConfig) -> FeatureSchema:

@@ -89,7 +89,10 @@ class Progress:
             assert self.first is not None
             done = self._position(step) - self.first
             left = self.epochs - self._position(step)
-            remaining = min(remaining, elapsed * left / max(done, 1e-9))
+            if done > 0:
+                remaining = min(remaining, elapsed * left / done)
+        if math.isinf(remaining):  # a process that has only validated yet
+            return f"elapsed {clock(elapsed)}"
         remaining = max(remaining, 0.0)
         best = "" if self.best is None else f"best {self.best:.4f}, "
         return (

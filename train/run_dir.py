@@ -93,12 +93,21 @@ class RunDirectory:
         return time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes
 
     def forget_from(self, epoch: int) -> None:
-        """Drop the lines of epochs that a resumed training will train again."""
+        """Drop the lines of epochs that a resumed training will train again.
+
+        Raises:
+            ValueError: a file of lines is damaged.
+        """
         for path in (self.path / METRICS, self.path / SKIPPED):
             if not path.exists():
                 continue
-            lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-            kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
+            try:
+                lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+                kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}: damaged ({error}); move it away to go on without it"
+                ) from error
             write_atomically(path, "".join(kept).encode())
 
     def log_step(self, state: TrainState, result: StepResult, windows_per_second: float) -> None:

@@ -24,7 +24,7 @@ from train.ranks import ALONE, Ranks, joined
 from train.record import resident_memory_mb
 from train.run_dir import CONFIG, DATA, INFO, Bystander, RunDirectory, check_free
 from train.runs import read_config
-from train.signals import StopRequest
+from train.signals import Stopped, StopRequest
 from train.state import TrainState, seed_rank
 from train.step import TrainLoader
 
@@ -121,7 +121,7 @@ class TFTTrainer:
     ) -> Path:
         """Train as one of the ranks."""
         config, started = self.config, time.monotonic()
-        prepared = self.prepare(data, ranks, fold)
+        prepared = self.prepare(data, ranks, fold, stop)
         with ExitStack() as stack:
             run = None
             if ranks.first:
@@ -182,9 +182,15 @@ class TFTTrainer:
         """Run an LR range test on a table; writes nothing."""
         return self._find(self.prepare(data), ALONE)
 
-    def prepare(self, data: str | Path, ranks: Ranks = ALONE, fold: Fold | None = None) -> Prepared:
+    def prepare(
+        self,
+        data: str | Path,
+        ranks: Ranks = ALONE,
+        fold: Fold | None = None,
+        stop: StopRequest | None = None,
+    ) -> Prepared:
         """Read a table and build network and loaders for it; writes nothing."""
-        tell = self._teller(f"reading {data}")
+        tell = self._teller(f"reading {data}", stop)
         return prepare(data, self.config, self.spec, self.say, tell, ranks, fold)
 
     def _find(self, prepared: Prepared, ranks: Ranks) -> RangeTest:
@@ -193,13 +199,15 @@ class TFTTrainer:
             prepared.forecaster, prepared.train_loader, self.config, progress=tell, ranks=ranks
         )
 
-    def _teller(self, what: str) -> Callable[[float], None]:
-        """Say what begins, and return what says how far it is, every few seconds."""
+    def _teller(self, what: str, stop: StopRequest | None = None) -> Callable[[float], None]:
+        """Say what begins, and return what says how far it is, every few seconds, or stops it."""
         self.say(what)
         last = time.monotonic()
 
         def tell(fraction: float) -> None:
             nonlocal last
+            if stop is not None and stop.signal is not None:
+                raise Stopped(stop.signal)
             if time.monotonic() - last > TELL_SECONDS:
                 last = time.monotonic()
                 self.say(f"{what}: {fraction:.0%}")

@@ -11,6 +11,7 @@ from tft.forecaster import Forecaster
 from train.config import TrainConfig
 from train.device import autocast
 from train.ranks import ALONE, Ranks
+from train.signals import Stopped, StopRequest
 from train.step import ValidationLoader
 
 
@@ -28,14 +29,24 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    forecaster: Forecaster, loader: ValidationLoader, config: TrainConfig, ranks: Ranks = ALONE
+    forecaster: Forecaster,
+    loader: ValidationLoader,
+    config: TrainConfig,
+    ranks: Ranks = ALONE,
+    stop: StopRequest | None = None,
 ) -> Validation:
-    """Measure loss and coverage over all batches, of all ranks."""
+    """Measure loss and coverage over all batches, of all ranks.
+
+    Raises:
+        Stopped: on request; with other ranks, who may have a batch fewer, it is heard afterwards.
+    """
     device, schema = forecaster.quantiles.device, forecaster.schema
     low, high = schema.quantiles.index(0.1), schema.quantiles.index(0.9)
     forecaster.eval()
     sums = torch.zeros(3, len(schema.targets), dtype=torch.float64, device=device)
     for batch in loader:
+        if stop is not None and stop.signal is not None and ranks.size == 1:
+            raise Stopped(stop.signal)
         with autocast(config.precision, device):
             forecast, target = forecaster.normalised(batch.to(device, non_blocking=True))
             loss = forecaster.loss(forecast, target)

@@ -20,7 +20,7 @@ from train.checkpoint import newest_checkpoint
 ROOT = Path(__file__).parent.parent.parent
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "3"))
 LONG = ROUNDS >= 10
-EPOCHS, STEPS = 3, 16  # steps an epoch
+EPOCHS, STEPS = 2, 20  # steps an epoch
 SETTINGS = {
     **SMALL_TRAINING,
     "epochs": EPOCHS,

@@ -16,6 +16,7 @@ import pyarrow.parquet  # noqa: F401
 import torch._dynamo  # noqa: F401  (which AdamW imports)
 import torch.utils.tensorboard  # noqa: F401
 
+import report.plots  # noqa: F401
 import train  # noqa: F401
 from cli import cli
 

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from cli import cli
 from tests.builders import small_table
-from tests.faults.processes import arguments
+from tests.faults.processes import STEPS, arguments
 from tft.bundle import MANIFEST
 
 Made = tuple[Path, Path]  # a table, a run
@@ -97,7 +97,7 @@ def test_as_a_checkpoint(made: Made, tmp_path: Path, make: Callable[[Path], byte
     assert not (tmp_path / "sentinel").exists()
     assert result.exit_code == 0, result.output
     assert f"{name}: not a checkpoint" in result.stderr
-    assert "resuming at epoch 2, step 16, from step-000000016-" in result.stderr
+    assert f"resuming at epoch 2, step {STEPS}, from step-{STEPS:09d}-" in result.stderr
 
 
 @MAKERS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.builders import SMALL_TRAINING, small_table
+from tests.builders import SMALL_TRAINING
 from train.checkpoint import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,13 +19,6 @@ SETTINGS = {
     **SMALL_TRAINING, "windows_per_epoch": 97, "validation_windows": 33, "epochs": 3,
     "dropout": 0.0, "unknown_rate": 0.0, "accumulate_grad_batches": 2, "checkpoint_minutes": 0.0,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "fleet.parquet"
-    small_table().to_parquet(path)
-    return path
 
 
 def start(ranks: int, table: Path, run: Path, *more: str, **settings: object) -> subprocess.Popen:

@@ -26,7 +26,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     run = tmp_path / "run"
     process = train(run, *SELDOM, "--set", f"num_workers={workers}")
     process.wait_for(lambda: any((run / "logs").glob("*")))
-    time.sleep(0.2)
+    time.sleep(0.05)
     os.kill(process.pid, number)
     time.sleep(0.02)
     os.killpg(process.pid, number)
