@@ -76,8 +76,11 @@ def _split_at(
             raise ValueError(f"validation_servers: no server {name!r} in the table; {hint}")
     known = np.array([name not in held_out for name in fleet.servers])
     trained = known & (fleet.first_tick < cutoff)
+    train = index_windows(fleet, schema, end=cutoff, servers=np.flatnonzero(trained))
+    trained[:] = False  # of those that may be, the ones with a window to train on
+    trained[train.server] = True
     split = Split(
-        index_windows(fleet, schema, end=cutoff, servers=np.flatnonzero(trained)),
+        train,
         index_windows(fleet, schema, first_origin=cutoff, end=end),
         cutoff,
         end,

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from tests.builders import tiny_forecaster
 from tests.test_loop import CONFIG, loaders, records, weights
-from tft.batch import WindowBatch
+from tft.bundle import load_forecaster
 from tft.forecaster import Forecaster
 from train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from train.config import TrainConfig
@@ -24,6 +23,7 @@ from train.run_dir import RunDirectory
 from train.signals import Stopped, StopRequest
 from train.state import TrainState
 from train.step import StepResult
+from train.validate import Validation
 
 
 def nothing(_: str) -> None:
@@ -147,14 +147,14 @@ def train(
     forecaster.unknown_rate = 0.3  # random numbers beside dropout's
     state = TrainState(forecaster, config, "data")
     run = RunDirectory(path, config, resume)
-    if resume:
-        found = newest_checkpoint(run.checkpoints, nothing)
-        assert found is not None
-        torch.manual_seed(999)  # whatever the new process drew before
-        state.load_state_dict(found[1])
-        run.forget_from(state.epoch)
-    stop = None if stop_at is None else StopAt(state, stop_at)
     try:
+        if resume:
+            found = newest_checkpoint(run.checkpoints, nothing)
+            assert found is not None
+            torch.manual_seed(999)  # whatever the new process drew before
+            state.load_state_dict(found[1])
+            run.forget_after(state)
+        stop = None if stop_at is None else StopAt(state, stop_at)
         fit(state, *loaders(per_epoch=80), config, run, stop)
     finally:
         run.close()
@@ -221,13 +221,87 @@ def test_checkpoints_within_an_epoch_come_by_time(
     assert [name[-1:] for name in written] == ["", "", "3", "3", "3", "6"]
 
 
-def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path: Path) -> None:
+def test_what_will_be_done_again_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    """A half-written last line goes; windows skipped before the step gone on from stay named."""
     run = RunDirectory(tmp_path / "run", CONFIG)
     path = tmp_path / "run" / "metrics.jsonl"
     path.write_text("".join(json.dumps({"epoch": e}) + "\n" for e in (1, 2, 3)) + '{"epo')
-    run.forget_from(3)
+    skipped = [{"epoch": e, "step_in_epoch": s} for e, s in ((1, 9), (3, 2), (3, 4), (3, 5))]
+    (tmp_path / "run" / "skipped.jsonl").write_text("".join(json.dumps(s) + "\n" for s in skipped))
+    for step in (90, 104, 110):
+        save_checkpoint(run.checkpoints, {"step": step}, step, 1 / step)
+    state = TrainState(tiny_forecaster(), CONFIG)
+    state.epoch, state.step_in_epoch, state.step = 3, 4, 104
+    run.forget_after(state)
     run.close()
     assert [record["epoch"] for record in records(tmp_path / "run")] == [1, 2]
+    left = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in left] == skipped[:3]
+    assert [name[:14] for name in names(run.checkpoints)] == ["step-000000090", "step-000000104"]
+
+
+def test_lines_that_are_none_are_said_to_be_damaged(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(b"\x80\x81\n")
+    with pytest.raises(ValueError, match="metrics.jsonl: damaged"):
+        run.forget_after(TrainState(tiny_forecaster(), CONFIG))
+    run.close()
+
+
+def test_a_checkpoint_is_not_removed_by_its_own_writing(tmp_path: Path) -> None:
+    """Gone back to an older one, a training writes lower numbers than those that lie there."""
+    save_checkpoint(tmp_path, {}, 100, 0.5)
+    save_checkpoint(tmp_path, {}, 120)
+    save_checkpoint(tmp_path, {}, 60)
+    assert names(tmp_path) == ["step-000000060", "step-000000100-val-0.5"]
+
+
+def test_fewer_epochs_than_are_done_end_the_training(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=4, early_stopping_patience=500)
+    train(tmp_path / "run", config)
+    train(tmp_path / "run", replace(config, epochs=2), resume=True)
+    assert len(records(tmp_path / "run")) == 4
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", CONFIG)
+    with pytest.raises(ValueError, match="trained with weight_decay = 0.01, not 0.5"):
+        train(tmp_path / "run", replace(CONFIG, weight_decay=0.5), resume=True)
+    cosine = replace(CONFIG, schedule="cosine")
+    train(tmp_path / "cosine", cosine)
+    with pytest.raises(ValueError, match="trained with epochs = 2, not 3"):
+        train(tmp_path / "cosine", replace(cosine, epochs=3), resume=True)
+
+
+def test_an_epoch_cut_short_is_remembered_as_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is served is of the part of the epoch that was judged; resuming must know of it."""
+    losses = iter([0.5, 0.2, 0.3])
+    monkeypatch.setattr("train.loop.validate", lambda *_: Validation(next(losses), {}, {}))
+    torch.manual_seed(0)
+    state, run = TrainState(tiny_forecaster(), CONFIG, "data"), RunDirectory(tmp_path, CONFIG)
+    monkeypatch.setattr("train.loop.time", Clock(state))
+    result = fit(state, *loaders(per_epoch=80), CONFIG, run, deadline=50.0)
+    run.close()
+    assert result.out_of_time and (result.best_epoch, result.best_validation_loss) == (2, 0.2)
+    served = load_forecaster(tmp_path / "model")
+    monkeypatch.undo()
+    monkeypatch.setattr("train.loop.validate", lambda *_: Validation(next(losses), {}, {}))
+    train(tmp_path, CONFIG, resume=True)
+    assert torch.equal(weights(load_forecaster(tmp_path / "model")), weights(served))
+    assert records(tmp_path)[-1]["best_val_loss"] == 0.2
+
+
+class Clock:
+    """Time is up after the sixth step."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state, self.now = state, 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.001
+        return self.now + (100.0 if self.state.step >= 6 else 0.0)
 
 
 # --- one process per run -------------------------------------------------------------------------
@@ -255,70 +329,3 @@ def test_what_a_killed_holder_was_writing_is_removed(tmp_path: Path) -> None:
     assert not any((tmp_path / name).exists() for name in stale)
     assert all((tmp_path / name).exists() for name in others)
     assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
-
-
-class Stopping:
-    """A loader in the middle of which somebody asks for a stop; or which then loses a worker."""
-
-    def __init__(self, loader: Any, stop: StopRequest, lost: bool = False) -> None:
-        self.loader, self.stop, self.lost = loader, stop, lost
-
-    def __iter__(self) -> Iterator[WindowBatch]:
-        for batch in self.loader:
-            yield batch
-            self.stop.signal = signal.SIGTERM
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
-        for number, batch in enumerate(self.loader.epoch(epoch, first_batch)):
-            if number == 3:
-                self.stop.signal = signal.SIGTERM if self.lost else None
-                raise ChildProcessError("a worker was lost")
-            yield batch
-
-
-def fit_stopping(path: Path, train_loader: Any, validation_loader: Any, stop: StopRequest) -> None:
-    torch.manual_seed(0)
-    forecaster = tiny_forecaster()
-    forecaster.unknown_rate = 0.3
-    run = RunDirectory(path, CONFIG)
-    try:
-        fit(TrainState(forecaster, CONFIG, "data"), train_loader, validation_loader, CONFIG, run,
-            stop)  # fmt: skip
-    finally:
-        run.close()
-
-
-def test_a_stop_while_validating_does_not_wait_for_all_of_it(tmp_path: Path) -> None:
-    """A fleet's validation may take minutes; the epoch's steps are kept and not taken again."""
-    whole, stop = train(tmp_path / "whole", CONFIG), StopRequest()
-    train_loader, validation_loader = loaders(per_epoch=80)
-    with pytest.raises(Stopped):
-        fit_stopping(tmp_path / "run", train_loader, Stopping(validation_loader, stop), stop)
-    found = newest_checkpoint(tmp_path / "run" / "checkpoints", nothing)
-    assert found is not None and found[1]["numbers"]["step_in_epoch"] == 5
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assert torch.equal(weights(train(tmp_path / "run", CONFIG, resume=True)), weights(whole))
-
-
-def test_a_signal_that_takes_the_loaders_workers_too_is_a_stop(tmp_path: Path) -> None:
-    """A service manager ends every process of a service at once; without it a loss is a loss."""
-    whole, stop = train(tmp_path / "whole", CONFIG), StopRequest()
-    train_loader, validation_loader = loaders(per_epoch=80)
-    with pytest.raises(Stopped):
-        fit_stopping(
-            tmp_path / "run", Stopping(train_loader, stop, lost=True), validation_loader, stop
-        )
-    found = newest_checkpoint(tmp_path / "run" / "checkpoints", nothing)
-    assert found is not None and found[1]["numbers"]["step_in_epoch"] == 3
-    assert torch.equal(weights(train(tmp_path / "run", CONFIG, resume=True)), weights(whole))
-    with pytest.raises(ChildProcessError):
-        fit_stopping(
-            tmp_path / "lost", Stopping(train_loader, StopRequest()), validation_loader,
-            StopRequest(),
-        )  # fmt: skip

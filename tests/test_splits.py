@@ -124,3 +124,12 @@ def test_folds_roll_forward() -> None:
 def test_a_fold_too_short_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="no training window"):
         split_fold(small_fleet((40,)), SCHEMA, 1, 9)
+
+
+def test_a_server_without_a_window_before_the_cutoff_is_not_trained_on() -> None:
+    """It began an hour before: its bucket would be untrained, so it counts as unknown."""
+    fleet = small_fleet((90, 30))
+    late = replace(fleet, first_tick=np.array([1000, 1060]))
+    split = split_by_time(late, SCHEMA, 0.3)
+    assert 1060 < split.cutoff < 1060 + MIN + H
+    assert split.trained.tolist() == [True, False]

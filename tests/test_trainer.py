@@ -191,15 +191,38 @@ def test_an_explicit_checkpoint(run: Path, table: Path, tmp_path: Path) -> None:
     """It trains on from that one, though there is a newer one; a damaged one is an error."""
     shutil.copytree(run, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
-    first, last = sorted(folder.glob("step-*.pt"))
+    first, _ = sorted(folder.glob("step-*.pt"))
     said: list[str] = []
     trainer = TFTTrainer(CONFIG, say=said.append)
     trainer.train(table, tmp_path / "run", resume=True, checkpoint=first)
     assert f"resuming at epoch 2, step 6, from {first.name}" in said
     assert torch.equal(bundle(run), bundle(tmp_path / "run"))
+    *_, last = sorted(folder.glob("step-*.pt"))
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
         trainer.train(table, tmp_path / "run", resume=True, checkpoint=last)
+
+
+def test_a_resume_that_is_refused_changes_nothing(run: Path, table: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    other = small_table(seed=5)
+    other.to_parquet(tmp_path / "other.parquet")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+    with pytest.raises(ValueError, match="trained on other data"):
+        TFTTrainer(CONFIG, say=quiet).train(tmp_path / "other.parquet", tmp_path / "run",
+                                            resume=True)  # fmt: skip
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_time_of_a_resumed_run_is_all_of_it(run: Path, table: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = replace(CONFIG, epochs=3)
+    TFTTrainer(config, say=quiet).train(table, tmp_path / "run", resume=True)
+    first, both = (
+        json.loads((path / "training_info.json").read_text())["training_time_hours"]
+        for path in (run, tmp_path / "run")
+    )
+    assert both > first
 
 
 def test_compiled_and_plain_networks_load_each_others_weights(

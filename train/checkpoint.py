@@ -48,7 +48,7 @@ def save_checkpoint(
     loss = "" if validation_loss is None else f"-val-{validation_loss:.8g}"
     path = folder / f"step-{step:09d}{loss}-{_digest(blob)}.pt"
     write_atomically(path, blob)
-    _prune(folder)
+    _prune(folder, path)
     return path
 
 
@@ -88,13 +88,20 @@ def newest_checkpoint(
     return None
 
 
-def _prune(folder: Path) -> None:
-    """Keep the newest and the best few."""
-    names = sorted(_list(folder), key=lambda name: name.step)
+def forget_after(folder: Path, step: int) -> None:
+    """Remove checkpoints of steps that a training which goes on from `step` takes again."""
+    for name in _list(folder):
+        if name.step > step:
+            name.path.unlink()
+
+
+def _prune(folder: Path, written: Path) -> None:
+    """Keep the one just written and the best few."""
+    names = _list(folder)
     scored = [name for name in names if name.validation_loss is not None]
     best = sorted(scored, key=lambda name: (name.validation_loss, name.step))[:KEPT_BEST]
-    for name in names[:-1]:
-        if name not in best:
+    for name in names:
+        if name not in best and name.path != written:
             name.path.unlink()
 
 

@@ -14,6 +14,17 @@ from typing import Any, Literal
 from report.scores import SCORED_QUANTILES
 from tft.schema import DEFAULT_QUANTILES, check_quantiles
 
+# Keys that may differ when a run is resumed: they change how long and where, not what.
+MAY_CHANGE = {
+    "epochs",
+    "max_minutes",
+    "device",
+    "num_workers",
+    "checkpoint_minutes",
+    "checkpoint_epochs",
+    "log_every_n_steps",
+    "lr_monitor_interval",
+}
 PRECISION_ALIASES = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 
 
@@ -173,6 +184,17 @@ class TrainConfig:
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 raise ValueError(f"unknown configuration key {key!r}: {hint}")
         return cls(**plain)
+
+
+def first_difference(saved: Mapping[str, Any], config: TrainConfig) -> str | None:
+    """Name a key in which a saved configuration trains otherwise than this one; None: in none."""
+    may_change = set(MAY_CHANGE)
+    if config.schedule == "cosine":  # its rates follow from the length
+        may_change -= {"epochs", "max_minutes"}
+    if config.auto_lr_find:
+        may_change |= {"learning_rate"}  # as found
+    now, before = config.to_dict(), TrainConfig.from_dict(saved).to_dict()
+    return next((key for key in now if key not in may_change and before[key] != now[key]), None)
 
 
 def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:

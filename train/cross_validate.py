@@ -63,8 +63,8 @@ def cross_validate(
     if not resume:
         check_free(path)
     choose_device(config.device)
-    say(f"reading {data} to cut it into {folds} folds")
-    read = read_fleet(data, trainer.spec)
+    tell = trainer.teller(f"reading {data} to cut it into {folds} folds", stop)
+    read = read_fleet(data, trainer.spec, progress=tell)
     splits = fold_splits(read.fleet, build_schema(read, config), folds, config.validation_servers)
     begin(path, trainer, folds, np.ascontiguousarray(read.fleet.values).data)
     results = []

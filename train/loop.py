@@ -74,11 +74,10 @@ def fit(
             stopped = as_stop(error, stop, state.ranks)
             run.save_checkpoint(state)
             raise stopped from error
-        state.judge(validation.loss)
+        improved = state.judge(validation.loss, whole=not state.out_of_time)
         validation_seconds = time.monotonic() - trained
         speed = (state.windows - trained_before) / (trained - started)
         record = epoch_record(state, validation, time.monotonic() - started, speed)
-        improved = state.best_epoch == state.epoch
         if improved:
             run.save_best(state.judged)
         run.log_epoch(record, state.judged)
@@ -86,7 +85,9 @@ def fit(
         ended = state.epoch
         late = time.monotonic() + validation_seconds > deadline
         signal, late_anywhere = state.ranks.most(stop.signal or 0, late)
-        if not state.out_of_time:  # else the rest of the epoch is left for --resume
+        if state.out_of_time:  # the rest of the epoch is left for --resume
+            run.save_checkpoint(state)
+        else:
             end_epoch(state, config, run, bool(late_anywhere), bool(signal))
         if signal:
             raise Stopped(Signals(int(signal)))
@@ -101,8 +102,10 @@ def end_epoch(
     """Go on to the next epoch, with a checkpoint where one is due or nothing comes after."""
     ended, state.epoch = state.epoch, state.epoch + 1
     state.start_epoch()
-    state.out_of_time = late
-    if late or stop or finished(state, config) or ended % config.checkpoint_epochs == 0:
+    over = finished(state, config)
+    state.out_of_time = late and not over
+    due = ended % config.checkpoint_epochs == 0 or ended == state.best_epoch
+    if due or over or late or stop:
         run.save_checkpoint(state, state.validation_loss)
 
 
@@ -145,7 +148,8 @@ def conclude(state: TrainState, ended: int, config: TrainConfig) -> FitResult:
 def finished(state: TrainState, config: TrainConfig) -> bool:
     """Tell whether every epoch has been trained, or enough of them in vain."""
     ended = state.epoch - 1
-    return ended == config.epochs or ended - state.best_epoch >= config.early_stopping_patience
+    enough = config.epochs is not None and ended >= config.epochs
+    return enough or ended - state.best_epoch >= config.early_stopping_patience
 
 
 def train_epoch(
@@ -185,10 +189,10 @@ def train_epoch(
         state.out_of_time = bool(late_anywhere) and not signal
         if signal:
             raise Stopped(Signals(int(signal)))
-        if late_anywhere or due:
-            run.save_checkpoint(state)
         if late_anywhere:
             return
+        if due:
+            run.save_checkpoint(state)
 
 
 def explain_skip(

@@ -6,7 +6,8 @@ metrics.jsonl       one line an epoch
 skipped.jsonl       one line a step that changed no weight, with the windows it was of
 training_info.json  how it ended
 model/              the best epoch's forecaster, to serve
-checkpoints/        what --resume goes on from: the newest, and the best three
+checkpoints/        what --resume goes on from: the newest, and the best three of
+                    those written
 logs/               TensorBoard
 .lock               held by the process that trains here
 """
@@ -14,7 +15,8 @@ logs/               TensorBoard
 import json
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from report.examples import Examples
 from tft.bundle import save_forecaster, write_atomically
 from tft.forecaster import Forecaster
 from train.board import Board
-from train.checkpoint import save_checkpoint
+from train.checkpoint import forget_after, save_checkpoint
 from train.config import TrainConfig
 from train.lock import LOCK, RunLock
 from train.record import EpochRecord
@@ -92,23 +94,16 @@ class RunDirectory:
         """Tell whether the last one is too long ago."""
         return time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes
 
-    def forget_from(self, epoch: int) -> None:
-        """Drop the lines of epochs that a resumed training will train again.
+    def forget_after(self, state: TrainState) -> None:
+        """Drop what a training that goes on from this state will do again.
 
         Raises:
             ValueError: a file of lines is damaged.
         """
-        for path in (self.path / METRICS, self.path / SKIPPED):
-            if not path.exists():
-                continue
-            try:
-                lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-                kept = [line for line in lines if json.loads(line)["epoch"] < epoch]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}: damaged ({error}); move it away to go on without it"
-                ) from error
-            write_atomically(path, "".join(kept).encode())
+        forget_after(self.checkpoints, state.step)
+        here = (state.epoch, state.step_in_epoch)
+        self._keep_lines(METRICS, lambda line: line["epoch"] < state.epoch)
+        self._keep_lines(SKIPPED, lambda line: (line["epoch"], line["step_in_epoch"]) <= here)
 
     def log_step(self, state: TrainState, result: StepResult, windows_per_second: float) -> None:
         """Record a step in TensorBoard, one in `log_every_n_steps`."""
@@ -132,14 +127,27 @@ class RunDirectory:
         if self._examples is not None:
             self._board.examples(forecaster, self._examples, record.epoch)
 
-    def log_result(self, final: dict[str, float]) -> None:
-        """Record how the training ended, beside its configuration."""
-        self._board.hparams(self.config, final)
+    def log_result(self, learning_rate: float, final: dict[str, float]) -> None:
+        """Record how the training ended, beside its configuration and the rate it began with."""
+        self._board.hparams(replace(self.config, learning_rate=learning_rate), final)
 
     def close(self) -> None:
         """Close TensorBoard's file and let others in."""
         self._board.close()
         self._lock.release()
+
+    def _keep_lines(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
+        path = self.path / name
+        if not path.exists():
+            return
+        try:
+            lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+            kept = [line for line in lines if keep(json.loads(line))]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: damaged ({error}); move it away to go on without it"
+            ) from error
+        write_atomically(path, "".join(kept).encode())
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:

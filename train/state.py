@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from tft.forecaster import Forecaster
-from train.config import TrainConfig
+from train.config import TrainConfig, first_difference
 from train.device import grad_scaler
 from train.ranks import ALONE, Ranks
 from train.schedule import cosine_factor
@@ -77,6 +77,11 @@ class TrainState:
         assert isinstance(self.average.module, Forecaster)
         return self.average.module
 
+    @property
+    def seconds(self) -> float:
+        """Taken so far, by earlier processes too."""
+        return self.seconds_before + time.monotonic() - self.began
+
     def start_epoch(self) -> None:
         """Begin the sums of an epoch."""
         self.step_in_epoch = self.windows = 0
@@ -89,15 +94,17 @@ class TrainState:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * cosine_factor(done, self.config.warmup)
 
-    def judge(self, validation_loss: float) -> None:
-        """End an epoch with its validation loss: remember whether it is the best so far."""
+    def judge(self, validation_loss: float, whole: bool = True) -> bool:
+        """Tell whether an epoch is the best so far; one cut short moves no learning rate."""
         self.epoch_learning_rate = self.optimizer.param_groups[0]["lr"]
         self.train_loss = float(self.total / self.observed.clamp(min=1))
         self.validation_loss = validation_loss
-        if self.config.schedule == "plateau":
+        if self.config.schedule == "plateau" and whole:
             self.plateau.step(validation_loss)
-        if validation_loss < self.best_loss:
+        improved = validation_loss < self.best_loss
+        if improved:
             self.best_loss, self.best_epoch = validation_loss, self.epoch
+        return improved
 
     def count(self, result: StepResult) -> None:
         """Add a step to the epoch's sums, and its weights to their average."""
@@ -117,13 +124,14 @@ class TrainState:
         """Return tensors, numbers, and lists and dicts of them; every rank must ask."""
         return {
             "data": self.data,
+            "config": self.config.to_dict(),
             "forecaster": self.forecaster.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
             "scaler": self.scaler.state_dict(),
             "numbers": {name: getattr(self, name) for name in NUMBERS},
-            "seconds": self._seconds(),
+            "seconds": self.seconds,
             "total": self.total,
             "observed": self.observed,
             "random": self.ranks.gather(self._random_state()),
@@ -133,8 +141,14 @@ class TrainState:
         """Go on where `state_dict` was taken, on whatever device this state is on.
 
         Raises:
-            ValueError: it was taken on other data.
+            ValueError: it was taken on other data, or of another configuration.
         """
+        key = first_difference(state["config"], self.config)
+        if key is not None:
+            raise ValueError(
+                f"the checkpoint was trained with {key} = {state['config'].get(key)!r}, not "
+                f"{getattr(self.config, key)!r}; give the same, or start another --run-dir"
+            )
         if state["data"] != self.data:
             raise ValueError(
                 f"the checkpoint was trained on other data ({state['data']}, here {self.data}); "
@@ -152,12 +166,6 @@ class TrainState:
         self.total = state["total"].to(self.device)
         self.observed = state["observed"].to(self.device)
         self._set_random_state(state["random"])
-
-    def _seconds(self) -> float:
-        """Return the time taken; 0 where it decides nothing, so that equal states equal."""
-        if self.config.max_minutes is None:
-            return 0.0
-        return self.seconds_before + time.monotonic() - self.began
 
     def _random_state(self) -> list[torch.Tensor]:
         cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 
 from data.reading import TableSpec
 from train.checkpoint import load_checkpoint, newest_checkpoint
-from train.config import TrainConfig
+from train.config import TrainConfig, first_difference
 from train.device import choose_device, deterministic_kernels
 from train.loop import FitResult, fit
 from train.lr_find import RangeTest, lr_range_test
@@ -29,17 +30,6 @@ from train.state import TrainState, seed_rank
 from train.step import TrainLoader
 
 TELL_SECONDS = 3.0  # between two reports of progress
-# Keys that may differ when a run is resumed: they change how long and where, not what.
-MAY_CHANGE = {
-    "epochs",
-    "max_minutes",
-    "device",
-    "num_workers",
-    "checkpoint_minutes",
-    "checkpoint_epochs",
-    "log_every_n_steps",
-    "lr_monitor_interval",
-}
 
 
 def _to_stderr(line: str) -> None:
@@ -128,21 +118,24 @@ class TFTTrainer:
                 run = stack.enter_context(
                     closing(RunDirectory(path, config, resume, prepared.examples))
                 )
+            saved = self._saved(path, ranks, checkpoint) if resume else None
+            state = self._state(prepared, saved, ranks, stop)
+            state.began = started
+            if run is not None:
+                run.forget_after(state)
                 spec = {"path": str(data.resolve()), "spec": asdict(self.spec)}
                 run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
                 run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
-            saved = self._saved(path, ranks, checkpoint) if resume else None
-            state = self._state(prepared, saved, ranks)
-            if run is not None and resume:
-                run.forget_from(state.epoch)
             deadline = started + 60 * config.max_minutes if config.max_minutes else math.inf
+            if fold is not None:  # folds that had more time than others could not be compared
+                deadline -= state.seconds_before
             loaders = prepared.train_loader, prepared.validation_loader
             result = fit(state, *loaders, config, run or Bystander(), stop, deadline)
-            seconds = time.monotonic() - started
             if run is not None:
-                run.log_result(final_figures(result, seconds))
-                run.write_json(INFO, training_info(prepared, config, result, began, seconds))
-        self.say(closing_line(prepared.train_loader, result, seconds))
+                run.log_result(result.learning_rate, final_figures(result, state.seconds))
+                info = training_info(prepared, config, result, began, state.seconds)
+                run.write_json(INFO, info)
+        self.say(closing_line(prepared.train_loader, result, state.seconds))
         return path
 
     def _saved(
@@ -164,11 +157,17 @@ class TFTTrainer:
         )
         return found[1]
 
-    def _state(self, prepared: Prepared, saved: dict[str, Any] | None, ranks: Ranks) -> TrainState:
+    def _state(
+        self,
+        prepared: Prepared,
+        saved: dict[str, Any] | None,
+        ranks: Ranks,
+        stop: StopRequest | None,
+    ) -> TrainState:
         """Return the state that was saved, or a fresh one."""
         config = self.config
         if saved is None and config.auto_lr_find:
-            rate = self._find(prepared, ranks).suggestion
+            rate = self._find(prepared, ranks, stop).suggestion
             config = replace(config, learning_rate=rate)
             self.say(f"learning rate {rate:.2g}, from a range test")
         state = TrainState(prepared.forecaster, config, prepared.fingerprint, ranks)
@@ -179,8 +178,11 @@ class TFTTrainer:
         return state
 
     def find_lr(self, data: str | Path) -> RangeTest:
-        """Run an LR range test on a table; writes nothing."""
-        return self._find(self.prepare(data), ALONE)
+        """Run an LR range test on a table, in this process alone; writes nothing."""
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("lr-find sweeps in one process; start it without torchrun")
+        with deterministic_kernels(self.config.deterministic):
+            return self._find(self.prepare(data), ALONE)
 
     def prepare(
         self,
@@ -190,16 +192,16 @@ class TFTTrainer:
         stop: StopRequest | None = None,
     ) -> Prepared:
         """Read a table and build network and loaders for it; writes nothing."""
-        tell = self._teller(f"reading {data}", stop)
+        tell = self.teller(f"reading {data}", stop)
         return prepare(data, self.config, self.spec, self.say, tell, ranks, fold)
 
-    def _find(self, prepared: Prepared, ranks: Ranks) -> RangeTest:
-        tell = self._teller("learning-rate range test")
+    def _find(self, prepared: Prepared, ranks: Ranks, stop: StopRequest | None = None) -> RangeTest:
+        tell = self.teller("learning-rate range test", stop)
         return lr_range_test(
             prepared.forecaster, prepared.train_loader, self.config, progress=tell, ranks=ranks
         )
 
-    def _teller(self, what: str, stop: StopRequest | None = None) -> Callable[[float], None]:
+    def teller(self, what: str, stop: StopRequest | None = None) -> Callable[[float], None]:
         """Say what begins, and return what says how far it is, every few seconds, or stops it."""
         self.say(what)
         last = time.monotonic()
@@ -224,15 +226,16 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
     if not (path / CONFIG).exists():
         return
     saved = read_config(path)
-    before, now = TrainConfig.from_dict(saved["train"]).to_dict(), config.to_dict()
-    before |= {f"[data] {key}": value for key, value in saved["data"]["spec"].items()}
-    now |= {f"[data] {k}": v for k, v in json.loads(json.dumps(asdict(spec))).items()}
-    for key in now.keys() - MAY_CHANGE:
-        if before.get(key) != now[key]:
-            raise ValueError(
-                f"{path} was begun with {key} = {before.get(key)!r}, not {now[key]!r}; resume it "
-                "as it was, or start another --run-dir"
-            )
+    before = saved["train"] | {f"[data] {k}": v for k, v in saved["data"]["spec"].items()}
+    table = {f"[data] {k}": v for k, v in json.loads(json.dumps(asdict(spec))).items()}
+    now = config.to_dict() | table
+    key = first_difference(saved["train"], config)
+    key = key or next((key for key in table if before.get(key) != now[key]), None)
+    if key is not None:
+        raise ValueError(
+            f"{path} was begun with {key} = {before.get(key)!r}, not {now[key]!r}; resume it "
+            "as it was, or start another --run-dir"
+        )
 
 
 def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
