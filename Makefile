@@ -1,9 +1,10 @@
-# `make demo` sets up and runs the main job; `make test` sets up and runs every check.
+# `make demo` sets up and runs the main job; `make test` sets up and runs every check,
+# `make faults` the long form of those that kill, fill and damage.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +23,9 @@ lint: $(VENV)/ready
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+faults: $(VENV)/ready
+	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 
 clean:
 	rm -rf $(VENV) runs training lr-find

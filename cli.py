@@ -99,68 +99,67 @@ def generate(
     click.echo(path)
 
 
-def column_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say how a table's rows are told apart."""
-    options = [
-        click.option("--timestamp-column", "timestamp", help="Column of times."),
-        click.option("--server-column", "server_name", help="Column of server names."),
-        click.option("--profile-column", "profile", help="Column of server profiles."),
-        click.option("--timezone", help="Zone of times that name none.  [default: UTC]"),
-        click.option("--strict", is_flag=True, default=None, help="A rejected row is an error."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def with_options(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
+    """Add options to a command, in this order."""
+
+    def decorate(command: Callable[..., None]) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that training and the LR range test share."""
-    options: list[Callable[..., Any]] = [
-        DATA,
-        click.option("--config", type=click.Path(path_type=Path), help="TOML file of keys."),
-        click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
-        click.option("--epochs", type=int, help="Most epochs.  [default: 20]"),
-        click.option(
-            "--max-minutes",
-            type=float,
-            help="Train so long, reading included; without --epochs, as many as fit.",
-        ),
-        click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
-        click.option("--observed", help="Columns seen in the past only, a,b,c."),
-        click.option("--static", help="Columns of one number per server, a,b,c."),
-        click.option("--step-seconds", type=int, help="Seconds between ticks.  [default: 300]"),
-        click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
-        click.option("--validation-servers", help="Never trained on, only validated, a,b,c."),
-        click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
-        click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
-        click.option(
-            "--accumulate",
-            "accumulate_grad_batches",
-            type=int,
-            help="Batches in an optimizer step.  [default: 1]",
-        ),
-        click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
-        click.option(
-            "--find-lr", "auto_lr_find", is_flag=True, help="Start from a range test's suggestion."
-        ),
-        click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
-        click.option("--ema-decay", type=float, help="Average weights, such as 0.998."),
-        click.option("--workers", "num_workers", type=int, help="Loader processes.  [default: 0]"),
-        click.option("--seed", "random_seed", type=int, help="Of everything.  [default: 42]"),
-        click.option("--deterministic", is_flag=True, help="The same on a GPU too, slower there."),
-        click.option("--compile", is_flag=True, help="Compile the network: for long trainings."),
-        click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
-        column_options,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+column_options = with_options(  # how a table's rows are told apart
+    click.option("--timestamp-column", "timestamp", help="Column of times."),
+    click.option("--server-column", "server_name", help="Column of server names."),
+    click.option("--profile-column", "profile", help="Column of server profiles."),
+    click.option("--timezone", help="Zone of times that name none.  [default: UTC]"),
+    click.option("--strict", is_flag=True, default=None, help="A rejected row is an error."),
+)
+step_options = with_options(  # what training and the LR range test share
+    DATA,
+    click.option("--config", type=click.Path(path_type=Path), help="TOML file of keys."),
+    click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
+    click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
+    click.option("--observed", help="Columns seen in the past only, a,b,c."),
+    click.option("--static", help="Columns of one number per server, a,b,c."),
+    click.option("--step-seconds", type=int, help="Seconds between ticks.  [default: 300]"),
+    click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
+    click.option("--validation-servers", help="Never trained on, only validated, a,b,c."),
+    click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
+    click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
+    click.option(
+        "--accumulate", "accumulate_grad_batches", type=int,
+        help="Batches in an optimizer step.  [default: 1]",
+    ),
+    click.option("--workers", "num_workers", type=int, help="Loader processes.  [default: 0]"),
+    click.option("--seed", "random_seed", type=int, help="Of everything.  [default: 42]"),
+    click.option("--deterministic", is_flag=True, help="The same on a GPU too, slower there."),
+    click.option("--compile", is_flag=True, help="Compile the network: for long trainings."),
+    click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
+    column_options,
+)  # fmt: skip
+train_options = with_options(
+    click.option("--epochs", type=int, help="Most epochs.  [default: 20]"),
+    click.option(
+        "--max-minutes", type=float,
+        help="Train so long, reading included; without --epochs, as many as fit.",
+    ),
+    click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
+    click.option("--find-lr", "auto_lr_find", is_flag=True, help="Start from a test's suggestion."),
+    click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
+    click.option("--ema-decay", type=float, help="Average weights, such as 0.99."),
+    step_options,
+    click.option(
+        "--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]"
+    ),
+    click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun."),
+)  # fmt: skip
 
 
 @cli.command()
 @train_options
-@click.option("--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]")
-@click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun.")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="With --resume: this one, not the newest."
 )
@@ -195,7 +194,7 @@ def train(
 
 
 @cli.command("lr-find")
-@train_options
+@step_options
 @click.option(
     "--out-dir", type=click.Path(path_type=Path), default="lr-find", show_default=True,
     help="Folder for lr_find.png and lr_find.csv.",
@@ -221,8 +220,6 @@ def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
 @click.option(
     "--windows", type=click.IntRange(1), default=2048, show_default=True, help="Most judged."
 )
-@click.option("--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]")
-@click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun.")
 def cross_validate(
     data: Path | None, folds: int, windows: int, run_dir: Path | None, resume: bool, **options: Any
 ) -> None:

@@ -26,8 +26,9 @@ def measured_section() -> str:
         _accuracy(
             "bitbrains", "48 real machines (Bitbrains `rnd` traces, 2013), `--max-minutes 15`"
         ),
+        _scale(),
         "Every figure is from `benchmarks/results/*.json`, written by `python -m "
-        "benchmarks.record`; `python -m benchmarks.readme` writes this section.\n",
+        "benchmarks.record` and `benchmarks.scale`; `python -m benchmarks.readme` writes this section.\n",
     ]
     return "\n".join(parts)
 
@@ -59,6 +60,26 @@ def _accuracy(name: str, title: str) -> str:
         lines.append(f"| {label} | " + " | ".join(f"{row['wql']:.3f}" for row in rows[key]) + " |")
     covered = " | ".join(f"{100 * row['coverage']:.0f} %" for row in rows["tft"])
     lines.append(f"| ticks inside this one's 80 % interval | {covered} |")
+    return "\n".join(lines) + "\n"
+
+
+def _scale() -> str:
+    """Return the table of growing fleets."""
+    result: dict[str, Any] = json.loads((RESULTS / "scale.json").read_text())
+    machine = result["on"]
+    lines = [
+        f"**Fleets of {result['days']} days in Parquet files, `python -m benchmarks.scale`**, on "
+        f"{machine['cores']} cores ({machine['processor']}):\n",
+        "| servers | series | read in | peak memory while reading | 10,000 training windows in |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["fleets"]:
+        lines.append(
+            f"| {row['servers']:,} | {row['series_bytes'] / 1e6:,.0f} MB | "
+            f"{row['load_seconds']:.1f} s | {row['peak_bytes'] / 1e6:,.0f} MB "
+            f"({row['peak_bytes'] / row['series_bytes']:.2f} x the series) | "
+            f"{row['gather_seconds']:.2f} s |"
+        )
     return "\n".join(lines) + "\n"
 
 

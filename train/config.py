@@ -91,7 +91,7 @@ class TrainConfig:
     warmup: float = 0.05
     """Share of a cosine's training in which the rate rises from 0 first; 0.3 is one-cycle's."""
     ema_decay: float | None = None
-    """Validate and keep an exponential moving average of the weights, such as 0.998; none: no."""
+    """Validate and keep an exponential moving average of the weights, such as 0.99; none: no."""
     weight_decay: float = 0.01
     """AdamW's."""
     gradient_clip_val: float = 0.1

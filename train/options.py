@@ -34,13 +34,9 @@ def configure(
         if "target_metrics" in keys:
             raise ValueError(f"{file}: keep one of target_metrics and [data] targets")
         keys["target_metrics"] = columns["targets"]
-    for key in VALUES:
-        if options[key] is not None:
-            keys[key] = options[key]
-    for key in LISTS:
-        if options[key] is not None:
-            keys[key] = split_names(options[key])
-    keys.update({key: True for key in SWITCHES if options[key]})
+    keys.update({key: options[key] for key in VALUES if options.get(key) is not None})
+    keys.update({key: split_names(options[key]) for key in LISTS if options[key] is not None})
+    keys.update({key: True for key in SWITCHES if options.get(key)})
     keys.update(parse_setting(pair) for pair in options["settings"])
 
     columns |= column_flags(options)
