@@ -33,6 +33,8 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "cosine": {"schedule": "cosine"},
         "cosine, ema": {"schedule": "cosine", "ema_decay": 0.99},
         "one-cycle": {"schedule": "cosine", "warmup": 0.3},
+        "cosine from 0.01": {"schedule": "cosine", "learning_rate": 0.01},
+        "one-cycle from 0.01": {"schedule": "cosine", "warmup": 0.3, "learning_rate": 0.01},
     },
     "precision": {name: {"precision": name} for name in ("fp32", "bf16", "fp16")},
 }
