@@ -28,7 +28,8 @@ def measured_section() -> str:
         ),
         _scale(),
         "Every figure is from `benchmarks/results/*.json`, written by `python -m "
-        "benchmarks.record` and `benchmarks.scale`; `python -m benchmarks.readme` writes this section.\n",
+        "benchmarks.record` and `benchmarks.scale`; `python -m benchmarks.readme` writes this "
+        "section.\n",
     ]
     return "\n".join(parts)
 
