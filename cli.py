@@ -136,7 +136,6 @@ step_options = with_options(  # what training and the LR range test share
     click.option("--workers", "num_workers", type=int, help="Loader processes.  [default: 0]"),
     click.option("--seed", "random_seed", type=int, help="Of everything.  [default: 42]"),
     click.option("--deterministic", is_flag=True, help="The same on a GPU too, slower there."),
-    click.option("--compile", is_flag=True, help="Compile the network: for long trainings."),
     click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
     column_options,
 )  # fmt: skip

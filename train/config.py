@@ -108,8 +108,6 @@ class TrainConfig:
     """Where to train; auto takes a GPU if there is one."""
     deterministic: bool = False
     """Only deterministic kernels, on a GPU too, where they are slower."""
-    compile: bool = False
-    """Compile the network, which takes a minute or two; pays on long trainings."""
 
     # What is recorded.
     checkpoints_dir: str = "checkpoints"

@@ -12,7 +12,7 @@ VALUES = (
     "schedule", "ema_decay", "num_workers", "random_seed", "device",
 )  # fmt: skip
 LISTS = ("target_metrics", "validation_servers")
-SWITCHES = ("auto_lr_find", "deterministic", "compile")
+SWITCHES = ("auto_lr_find", "deterministic")
 
 
 def configure(

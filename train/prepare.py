@@ -89,8 +89,6 @@ def prepare(
     schema = replace(schema, profiles=known_profiles(fleet, split.trained))
     torch.manual_seed(config.random_seed)
     forecaster = build_forecaster(fleet, schema, split, config).to(device)
-    if config.compile:
-        forecaster.network.compile()
     store = WindowStore(
         fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
     )
