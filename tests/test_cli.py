@@ -146,7 +146,8 @@ def test_train_without_anything_generates_the_built_in_fleet(
 
 
 def test_lr_find(made: Path, here: Path) -> None:
-    result = invoke("lr-find", "--data", made / "fleet.csv", *TARGET, *TRAIN)
+    options = [*TARGET, "--batch-size", "16", *SETTINGS]
+    result = invoke("lr-find", "--data", made / "fleet.csv", *options)
     assert result.exit_code == 0, result.output
     assert 1e-5 < float(result.stdout.splitlines()[-1]) < 1
     assert Path("lr-find/lr_find.png").stat().st_size > 10_000

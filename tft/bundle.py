@@ -145,7 +145,8 @@ def write_atomically(path: Path, blob: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        error.filename = error.filename or os.fspath(path)  # a full disk names no file by itself
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)  # a full disk names no file by itself
         raise
     finally:
         temporary.unlink(missing_ok=True)
