@@ -1,7 +1,8 @@
 """Compare choices of training at equal epochs: `python -m benchmarks.training STUDY`.
 
 Every arm of a study is trained with the same seeds on the same tables, and compared by its best
-validation loss. Trainings run side by side, one thread each: losses are compared, not times.
+validation loss; NOTES.md says what came out. Trainings run side by side, one thread each: losses
+are compared, not times.
 """
 
 import json
@@ -19,6 +20,7 @@ import click
 from tqdm import tqdm
 
 from benchmarks.machine import measured_on
+from cli import BUILT_IN, built_in_fleet
 from tft.bundle import write_atomically
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -34,7 +36,6 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "cosine, ema": {"schedule": "cosine", "ema_decay": 0.99},
         "one-cycle": {"schedule": "cosine", "warmup": 0.3},
         "cosine from 0.01": {"schedule": "cosine", "learning_rate": 0.01},
-        "one-cycle from 0.01": {"schedule": "cosine", "warmup": 0.3, "learning_rate": 0.01},
     },
     "precision": {name: {"precision": name} for name in ("fp32", "bf16", "fp16")},
 }
@@ -105,7 +106,7 @@ def table(data: str, results: list[Trained]) -> list[str]:
     arms = list(dict.fromkeys(result.arm for result in results))
     first = {result.seed: result.best for result in results if result.arm == arms[0]}
     lines = [
-        f"{Path(data).stem}: best validation loss, {len(first)} seeds",
+        f"{label(data)}: best validation loss, {len(first)} seeds",
         f"{'arm':<16}{'mean':>9}{'spread':>9}{f'minus {arms[0]}':>18}{'spread':>9}   rates",
     ]
     for arm in arms:
@@ -118,6 +119,11 @@ def table(data: str, results: list[Trained]) -> list[str]:
             f"{spread(minus):>9.4f}   {rates}"
         )
     return lines
+
+
+def label(data: str) -> str:
+    """Name a table in records: they hold no paths."""
+    return "built-in" if data == str(BUILT_IN) else Path(data).stem
 
 
 def spread(values: list[float]) -> float:
@@ -145,8 +151,6 @@ def main(
     out: Path | None,
 ) -> None:
     """Train every arm of STUDY with every seed and compare their best validation losses."""
-    from cli import built_in_fleet
-
     chosen = arms.split(";") if arms else list(STUDIES[study])
     common = {"epochs": epochs, "windows_per_epoch": windows, "validation_windows": 512}
     tables: dict[str, dict[str, Any]] = {str(built_in_fleet()): {}}
@@ -162,7 +166,7 @@ def main(
     for result in tqdm(train_all(jobs), total=len(jobs), desc=study, unit="training"):
         results.append(result)
         if out is not None:
-            rows = [{**asdict(r), "data": Path(r.data).stem} for r in results]
+            rows = [{**asdict(r), "data": label(r.data)} for r in results]
             record = {"on": measured_on(), "study": study, **common, "trainings": rows}
             write_atomically(out, (json.dumps(record, indent=1) + "\n").encode())
     results.sort(key=lambda result: (chosen.index(result.arm), result.seed))
