@@ -190,7 +190,7 @@ def lr_curve(
         [suggestion], [at], linestyle="none", marker="o", markersize=9, color=VERMILION,
         label=f"suggestion: {suggestion:.2g}",
     )  # fmt: skip
-    low, high = min(smoothed), smoothed[0]
+    low, high = min(losses), smoothed[0]
     axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.5 * (high - low) + 1e-6)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
