@@ -275,3 +275,17 @@ def test_a_stop_is_heard_while_the_table_is_read(table: Path, tmp_path: Path) ->
     with pytest.raises(Stopped, match="go on with --resume"):
         TFTTrainer(CONFIG, say=quiet).train(table, tmp_path / "run", stop=stop)
     assert not (tmp_path / "run").exists()
+
+
+def test_where_no_checkpoint_verifies_nothing_is_begun_anew(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    """They may be of another version, or restorable: starting over would remove them."""
+    shutil.copytree(run, tmp_path / "run")
+    files = sorted((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="no checkpoint there can be gone on from"):
+        TFTTrainer(CONFIG, say=quiet).train(table, tmp_path / "run", resume=True)
+    assert sorted((tmp_path / "run" / "checkpoints").glob("step-*.pt")) == files
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()

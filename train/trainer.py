@@ -146,7 +146,13 @@ class TFTTrainer:
         if ranks.first and checkpoint is not None:
             found = Path(checkpoint), load_checkpoint(Path(checkpoint))
         elif ranks.first:
-            found = newest_checkpoint(path / self.config.checkpoints_dir, self.say)
+            folder = path / self.config.checkpoints_dir
+            found = newest_checkpoint(folder, self.say)
+            if found is None and any(folder.glob("step-*.pt")):
+                raise ValueError(
+                    f"{folder}: no checkpoint there can be gone on from, see above; nothing was "
+                    "changed; restore one, or start another --run-dir"
+                )
         found = ranks.share(found)
         if found is None:
             self.say("no checkpoint yet: starting from the beginning")
