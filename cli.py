@@ -340,12 +340,13 @@ def until_stopped(work: Callable[["StopRequest"], Any]) -> Any:
     """Do what SIGINT and SIGTERM stop after saving; exit as shells expect of them."""
     from train.signals import Stopped, StopRequest
 
-    try:
-        with StopRequest() as stop:
+    with StopRequest() as stop:
+        try:
             return work(stop)
-    except Stopped as stopped:
-        say(str(stopped))
-        sys.exit(stopped.exit_code)
+        except Stopped as stopped:
+            stop.until_exit()
+            say(str(stopped))
+            sys.exit(stopped.exit_code)
 
 
 def built_in_fleet() -> Path:

@@ -20,6 +20,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._until_exit = False
 
     def __enter__(self) -> "StopRequest":
         """Start listening; only the main thread can."""
@@ -36,11 +37,17 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave signals as they were."""
+        """Leave signals as they were, unless the process is about to end."""
+        if self._until_exit:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._writer)  # ends the thread
+
+    def until_exit(self) -> None:
+        """Listen until the process ends: a signal sent twice must not change its exit status."""
+        self._until_exit = True
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

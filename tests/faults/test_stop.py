@@ -30,6 +30,8 @@ def test_asked_to_stop_it_saves_and_says_so(
     os.kill(process.pid, number)
     time.sleep(0.02)
     os.killpg(process.pid, number)
+    process.wait_for(lambda: "stopped by" in process.errors)
+    process.send(number)  # while Python winds up
     assert process.wait(10) == 128 + number, process.errors
     assert process.errors.splitlines()[-1] == f"stopped by {number.name}; go on with --resume"
     assert process.output == ""
