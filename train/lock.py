@@ -4,10 +4,12 @@ import fcntl
 import os
 import re
 import socket
+import weakref
 from pathlib import Path
 from typing import IO
 
 LOCK = ".lock"
+_taken: "weakref.WeakSet[RunLock]" = weakref.WeakSet()
 
 
 class RunLock:
@@ -36,7 +38,17 @@ class RunLock:
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
+        _taken.add(self)
 
     def release(self) -> None:
         """Let the next one in; the file stays, an empty promise."""
         self._file.close()
+
+
+def _leave_to_parent() -> None:
+    """Close a forked process's copy: a loader worker may outlive, by seconds, who was killed."""
+    for lock in _taken:
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

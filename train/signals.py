@@ -38,15 +38,14 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         """Leave signals as they were, unless the process is about to end."""
-        if self._until_exit:
-            return
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if not self._until_exit:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._writer)  # ends the thread
 
     def until_exit(self) -> None:
-        """Listen until the process ends: a signal sent twice must not change its exit status."""
+        """Leave nothing to further signals: they must not change the exit status."""
         self._until_exit = True
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -6,11 +6,23 @@ from pathlib import Path
 
 from tests.faults.conftest import Train, Whole
 from tests.faults.processes import Started, assert_same, newest_step, wait_until
+from train.lock import RunLock
 
 
 def children(process: Started) -> list[int]:
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     return [int(pid) for pid in path.read_text().split()]
+
+
+def test_workers_do_not_hold_the_run_of_a_killed_training(train: Train, tmp_path: Path) -> None:
+    """They notice a few seconds later that they are alone."""
+    run = tmp_path / "run"
+    process = train(run, "--set", "num_workers=2")
+    process.wait_for(lambda: newest_step(run) >= 1)
+    workers = children(process)
+    assert process.kill()
+    RunLock(run).release()
+    assert any(Path(f"/proc/{worker}").exists() for worker in workers), "or this tests nothing"
 
 
 def test_a_killed_worker_is_named_and_the_run_can_go_on(
