@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tft.dropout import Dropout
+from tft.fast_attention import attend
+from tft.fast_path import runs_fast
+
 
 class InterpretableMultiHeadAttention(nn.Module):
     """Attention whose heads share one value projection and are averaged, equations 13 to 16."""
@@ -25,7 +29,8 @@ class InterpretableMultiHeadAttention(nn.Module):
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, self.head_size)  # W_V, shared across heads
         self.output = nn.Linear(self.head_size, hidden_size, bias=False)  # W_H
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
+        self.fast_path = True
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """Attend from horizon steps to the context and the horizon.
@@ -40,8 +45,13 @@ class InterpretableMultiHeadAttention(nn.Module):
             [B, H, D].
         """
         q, k = self._split(self.query(queries)), self._split(self.key(keys))  # [B, N, H or L, d]
-        v = self.value(keys).unsqueeze(1).expand(-1, self.heads, -1, -1)  # [B, N, L, d]
-        heads = F.scaled_dot_product_attention(q, k, v, mask.unsqueeze(1))  # [B, N, H, d]
+        v = self.value(keys)  # [B, L, d]
+        if self.fast_path and runs_fast(keys):
+            q, k, v = q.transpose(-2, -1), k.transpose(-2, -1), v.transpose(-2, -1)
+            heads = attend(q, k, v, mask).transpose(-2, -1)
+        else:
+            v = v.unsqueeze(1).expand(-1, self.heads, -1, -1)  # [B, N, L, d]
+            heads = F.scaled_dot_product_attention(q, k, v, mask.unsqueeze(1))  # [B, N, H, d]
         # Equation 15: averaging heads averages their attention. Dropout is on the heads' outputs,
         # as in the authors' code; on attention weights it would cost more than the attention.
         attended: Tensor = self.output(self.dropout(heads).mean(1))

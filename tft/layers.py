@@ -7,13 +7,15 @@ Series Forecasting", arXiv 1912.09363; equation numbers are the paper's.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tft.dropout import Dropout
+
 
 class GatedLinearUnit(nn.Module):
     """GLU(g) = sigmoid(W4 g + b4) * (W5 g + b5), equation 5, with dropout on g."""
 
     def __init__(self, input_size: int, output_size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(input_size, 2 * output_size)  # W5 above W4: the order of F.glu
 
     def forward(self, g: Tensor) -> Tensor:

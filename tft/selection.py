@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tft.dropout import dropout, keep_mask
+from tft.fast_path import runs_fast
+from tft.fast_selection import VariableLayers, mix_variables
+
 CHANNELS = 2  # of a real variable: its value and whether it was seen; or a point on a circle
 
 
@@ -43,6 +47,7 @@ class VariableSelection(nn.Module):
         super().__init__()
         V, E, D = num_variables, embedding_size, hidden_size
         self.embedding_size, self.hidden_size, self.dropout = E, D, dropout
+        self.fast_path = True
         # Equation 7: W2 and the skip projection of each variable's GRN side by side, W1, the gate.
         self.variable_input = _uniform(V, E, E + D, fan_in=E)
         self.variable_input_bias = _uniform(V, E + D, fan_in=E)
@@ -77,21 +82,50 @@ class VariableSelection(nn.Module):
         B, T, V, _ = x.shape
         inputs = x.permute(2, 0, 1, 3).reshape(V, B * T, -1)  # [V, N, C or E]
         weights = self._selection_weights(inputs, B, embedding, context)  # [N, V]
-        variables = self._transform_variables(inputs, embedding)  # [V, N, D]
-        mixed = (weights.t().unsqueeze(-1) * variables).sum(0)  # [N, D], equation 8
+        if self.fast_path and runs_fast(x) and not x.requires_grad:
+            mixed = self._mix_fast(inputs, embedding, weights)
+        else:
+            variables = self._transform_variables(inputs, embedding)  # [V, N, D]
+            mixed = (weights.t().unsqueeze(-1) * variables).sum(0)  # [N, D], equation 8
         return mixed.view(B, T, -1), weights.view(B, T, V)
+
+    def _folded(self, embedding: RealEmbedding | None) -> tuple[Tensor, Tensor]:
+        """Return the first layers' weights [V, C or E, E + D] and biases [V, E + D]."""
+        weight: Tensor = self.variable_input
+        bias: Tensor = self.variable_input_bias
+        if embedding is None:
+            return weight, bias
+        bias = bias + torch.einsum("ve,veo->vo", embedding.bias, weight)
+        return torch.bmm(embedding.weight, weight), bias
+
+    def _mix_fast(
+        self, inputs: Tensor, embedding: RealEmbedding | None, weights: Tensor
+    ) -> Tensor:
+        """Equations 7 and 8: [V, N, C or E] and [N, V] -> [N, D]."""
+        V, N, _ = inputs.shape
+
+        def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+            return torch.cat([weight, bias.unsqueeze(1)], dim=1).transpose(1, 2).contiguous()
+
+        layers = VariableLayers(
+            with_bias(*self._folded(embedding)),
+            with_bias(self.variable_hidden, self.variable_hidden_bias),
+            with_bias(self.variable_gate, self.variable_gate_bias),
+            self.variable_norm_weight,
+            self.variable_norm_bias,
+        )
+        channels = torch.cat([inputs.transpose(1, 2), inputs.new_ones(V, 1, N)], dim=1)
+        drops = self.training and self.dropout > 0.0
+        keep = keep_mask(inputs, self.dropout, (V, self.embedding_size, N)) if drops else None
+        return mix_variables(channels, keep, weights.t().contiguous(), layers).t()
 
     def _transform_variables(self, inputs: Tensor, embedding: RealEmbedding | None) -> Tensor:
         """Equation 7: [V, N, C or E] -> [V, N, D]."""
-        weight: Tensor = self.variable_input
-        bias: Tensor = self.variable_input_bias
-        if embedding is not None:
-            bias = bias + torch.einsum("ve,veo->vo", embedding.bias, weight)
-            weight = torch.bmm(embedding.weight, weight)  # [V, C, E + D]
+        weight, bias = self._folded(embedding)
         first = torch.baddbmm(bias.unsqueeze(1), inputs, weight)  # [V, N, E + D]
         n2, skip = torch.split(first, [self.embedding_size, self.hidden_size], dim=-1)
         n1 = torch.baddbmm(self.variable_hidden_bias.unsqueeze(1), F.elu(n2), self.variable_hidden)
-        n1 = F.dropout(n1, self.dropout, self.training)
+        n1 = dropout(n1, self.dropout, self.training)
         gate = torch.baddbmm(self.variable_gate_bias.unsqueeze(1), n1, self.variable_gate)
         normed = F.layer_norm(skip + F.glu(gate), (self.hidden_size,))
         return torch.addcmul(
@@ -116,7 +150,7 @@ class VariableSelection(nn.Module):
         if self.selection_context is not None:
             n2 = n2.view(batch, -1, self.hidden_size) + self.selection_context(context).unsqueeze(1)
             n2 = n2.view(N, -1)
-        n1 = F.dropout(self.selection_hidden(F.elu(n2)), self.dropout, self.training)
+        n1 = dropout(self.selection_hidden(F.elu(n2)), self.dropout, self.training)
         scores = self.selection_norm(skip + F.glu(self.selection_gate(n1)))
         return torch.softmax(scores, dim=-1)
 

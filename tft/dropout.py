@@ -1,0 +1,50 @@
+"""Dropout whose random numbers cost less than the layers around it.
+
+On a CPU PyTorch draws 32 random bits or more for each element, one after the other; here one draw of
+64 bits serves four elements. On a GPU, and while a graph is compiled, it is PyTorch's own dropout.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEVELS = 1 << 16  # of the rate: an element is dropped where its 16 bits lie below rate * LEVELS
+
+
+def keep_mask(like: Tensor, rate: float, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Return a mask of `shape` (that of `like`): 0 with probability `rate`, else 1 / (1 - rate).
+
+    The rate is rounded to 1 / 65,536, the scale belongs to the rounded rate: the mean is exactly 1.
+    """
+    shape = tuple(like.shape) if shape is None else shape
+    dropped = round(rate * LEVELS)
+    count = torch.Size(shape).numel()
+    draws = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
+    bits = draws.random_(-(2**63), None).view(torch.int16)[:count].view(shape)
+    kept = bits >= dropped - LEVELS // 2
+    return kept.to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Drop elements of x [...] at a rate below 1, and scale the rest so that the mean stays."""
+    if not training or rate == 0.0:
+        return x
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(x, rate)
+    return x * keep_mask(x, rate)
+
+
+class Dropout(nn.Module):
+    """`dropout` as a module."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of [...] in training mode."""
+        return dropout(x, self.rate, self.training)
+
+    def extra_repr(self) -> str:
+        """Return what is printed."""
+        return f"rate={self.rate}"

@@ -1,0 +1,89 @@
+"""Attention on a CPU, window by window, so that a window's scores never leave the cache.
+
+The reference is `scaled_dot_product_attention`; the backward pass is derived by hand and computes
+the scores again instead of keeping them. With heads of a few features, everything is laid out
+features first: a matrix product with 4 columns takes three times as long as one with 4 rows.
+
+B batch, N heads, H queries, L keys, d features of a head.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp import custom_bwd, custom_fwd
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Return softmax(queries keys^T / sqrt(d)) values for each head; heads share the values.
+
+    Args:
+        queries: [B, N, d, H].
+        keys: [B, N, d, L].
+        values: [B, d, L].
+        mask: bool [B, H, L], True where a query may look; at least one key for each query.
+
+    Returns:
+        [B, N, d, H], in float32 under autocast.
+    """
+    heads: Tensor = _Attend.apply(queries, keys, values, ~mask)
+    return heads
+
+
+class _Attend(Function):
+    @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(  # type: ignore[override]
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
+    ) -> Tensor:
+        B, N, d, H = queries.shape
+        scaled = (queries / math.sqrt(d)).contiguous()
+        keys, values = keys.contiguous(), values.contiguous()
+        hidden = hidden[:, :, _first_hidden(hidden) :]
+        penalty = torch.zeros_like(hidden, dtype=keys.dtype).masked_fill_(hidden, -torch.inf)
+        out = torch.empty_like(scaled)
+        weights = scaled.new_empty(N, H, keys.shape[-1])
+        by_head = weights.transpose(1, 2)
+        for b in range(B):
+            _weigh(scaled[b], keys[b], penalty[b], weights)
+            torch.matmul(values[b], by_head, out=out[b])
+        ctx.save_for_backward(scaled, keys, values, penalty, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    @custom_bwd(device_type="cpu")
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        scaled, keys, values, penalty, out = ctx.saved_tensors
+        B, N, d, H = scaled.shape
+        L = keys.shape[-1]
+        d_out = d_out.contiguous()
+        d_scaled, d_keys, d_values = map(torch.empty_like, (scaled, keys, values))
+        weights, d_scores = (scaled.new_empty(N, H, L) for _ in range(2))
+        # The softmax's backward subtracts sum over keys of weight * d_weight, which is d_out * out.
+        inner = (d_out * out).sum(2).unsqueeze(-1)  # [B, N, H, 1]
+        d_rows = d_out.transpose(1, 2).reshape(B, d, N * H)
+        for b in range(B):
+            _weigh(scaled[b], keys[b], penalty[b], weights)
+            torch.mm(d_rows[b], weights.view(N * H, L), out=d_values[b])
+            torch.mm(d_rows[b].t(), values[b], out=d_scores.view(N * H, L))
+            d_scores.sub_(inner[b]).mul_(weights)
+            torch.bmm(keys[b], d_scores.transpose(1, 2), out=d_scaled[b])
+            torch.bmm(scaled[b], d_scores, out=d_keys[b])
+        return d_scaled.div_(math.sqrt(d)), d_keys, d_values, None
+
+
+def _weigh(scaled: Tensor, keys: Tensor, penalty: Tensor, weights: Tensor) -> None:
+    """Write one window's attention weights [N, H, L]; the penalty is of the last keys only."""
+    torch.bmm(scaled.transpose(1, 2), keys, out=weights)
+    weights[..., -penalty.shape[-1] :].add_(penalty)  # masked_fill_ takes four times as long
+    torch.softmax(weights, -1, out=weights)
+
+
+def _first_hidden(hidden: Tensor) -> int:
+    """Return the first key that is hidden from any query; one key where none is."""
+    some = hidden.any(0).any(0).nonzero()
+    return int(some[0]) if len(some) else hidden.shape[-1] - 1
