@@ -46,10 +46,9 @@ class _Attend(Function):
         penalty = torch.zeros_like(hidden, dtype=keys.dtype).masked_fill_(hidden, -torch.inf)
         out = torch.empty_like(scaled)
         weights = scaled.new_empty(N, H, keys.shape[-1])
-        by_head = weights.transpose(1, 2)
         for b in range(B):
             _weigh(scaled[b], keys[b], penalty[b], weights)
-            torch.matmul(values[b], by_head, out=out[b])
+            torch.matmul(values[b], weights.mT, out=out[b])
         ctx.save_for_backward(scaled, keys, values, penalty, out)
         return out
 
@@ -62,23 +61,23 @@ class _Attend(Function):
         L = keys.shape[-1]
         d_out = d_out.contiguous()
         d_scaled, d_keys, d_values = map(torch.empty_like, (scaled, keys, values))
-        weights, d_scores = (scaled.new_empty(N, H, L) for _ in range(2))
         # The softmax's backward subtracts sum over keys of weight * d_weight, which is d_out * out.
         inner = (d_out * out).sum(2).unsqueeze(-1)  # [B, N, H, 1]
         d_rows = d_out.transpose(1, 2).reshape(B, d, N * H)
+        weights, d_scores = (scaled.new_empty(N, H, L) for _ in range(2))
         for b in range(B):
             _weigh(scaled[b], keys[b], penalty[b], weights)
             torch.mm(d_rows[b], weights.view(N * H, L), out=d_values[b])
             torch.mm(d_rows[b].t(), values[b], out=d_scores.view(N * H, L))
             d_scores.sub_(inner[b]).mul_(weights)
-            torch.bmm(keys[b], d_scores.transpose(1, 2), out=d_scaled[b])
+            torch.bmm(keys[b], d_scores.mT, out=d_scaled[b])
             torch.bmm(scaled[b], d_scores, out=d_keys[b])
         return d_scaled.div_(math.sqrt(d)), d_keys, d_values, None
 
 
 def _weigh(scaled: Tensor, keys: Tensor, penalty: Tensor, weights: Tensor) -> None:
     """Write one window's attention weights [N, H, L]; the penalty is of the last keys only."""
-    torch.bmm(scaled.transpose(1, 2), keys, out=weights)
+    torch.bmm(scaled.mT, keys, out=weights)
     weights[..., -penalty.shape[-1] :].add_(penalty)  # masked_fill_ takes four times as long
     torch.softmax(weights, -1, out=weights)
 

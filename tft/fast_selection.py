@@ -7,7 +7,7 @@ hand, computes them again instead of keeping them.
 
 Everything is laid out features first, so that layer norm and mixture add whole rows of memory.
 
-V variables, N rows (batch x steps), n rows of a piece, C channels, E hidden of a variable, D hidden.
+V variables, N rows (batch x steps), n rows of a piece, C channels, E hidden of a GRN, D hidden.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ ops = torch.ops.aten
 
 
 class VariableLayers(NamedTuple):
-    """The layers of all variables' GRNs; a last column of the weights is the bias."""
+    """Layers of the variables' GRNs; a last column of the weights is the bias."""
 
     first: Tensor  # [V, E + D, C + 1]: W2 above the projection of the skip
     hidden: Tensor  # [V, E, E + 1]: W1
@@ -33,22 +33,34 @@ class VariableLayers(NamedTuple):
     scale: Tensor  # [V, D] of layer norm
     shift: Tensor  # [V, D] of layer norm
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """V, E and D."""
+        V, D = self.scale.shape
+        return V, self.hidden.shape[1], D
+
+
+def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    """Return weights [V, out, in] with the biases [V, out] as a last column."""
+    return torch.cat([weight, bias.unsqueeze(-1)], dim=-1)
+
 
 def mix_variables(
-    inputs: Tensor, keep: Tensor | None, weights: Tensor, layers: VariableLayers
+    inputs: Tensor, weights: Tensor, layers: VariableLayers, keep: Tensor | None = None
 ) -> Tensor:
     """Transform every variable and mix them by their weights.
 
     Args:
-        inputs: [V, C + 1, N], the last channel 1.
-        keep: dropout mask [V, E, N] of the hidden layers, None to drop nothing.
+        inputs: [V, C, N], whose gradient is not computed.
         weights: [V, N] selection weights.
         layers: of the variables' GRNs.
+        keep: dropout mask [V, E, N] of the hidden layers; None drops nothing.
 
     Returns:
         [D, N], in float32 under autocast.
     """
-    mixed: Tensor = _MixVariables.apply(inputs, keep, weights, *layers)
+    ones = inputs.new_ones(inputs.shape[0], 1, inputs.shape[2])
+    mixed: Tensor = _MixVariables.apply(torch.cat([inputs, ones], dim=1), weights, keep, *layers)
     return mixed
 
 
@@ -66,8 +78,7 @@ class _Buffers(NamedTuple):
 
     @classmethod
     def make(cls, layers: VariableLayers, n: int) -> "_Buffers":
-        V, E, _ = layers.hidden.shape
-        D = layers.scale.shape[1]
+        V, E, D = layers.sizes
         new = layers.scale.new_empty
         activated, dropped = new(V, E + 1, n), new(V, E + 1, n)
         activated[:, E], dropped[:, E] = 1, 1
@@ -77,30 +88,46 @@ class _Buffers(NamedTuple):
         )  # fmt: skip
 
 
-def _pieces(layers: VariableLayers, N: int) -> Iterator[tuple[slice, _Buffers]]:
-    """Cut the rows; all pieces but the last share their buffers."""
-    V, D = layers.scale.shape
-    n = min(N, PIECE // (V * D) | 16)  # never a power of 2, whose rows share their places in cache
+class _Piece(NamedTuple):
+    """A piece's share of what is given, and the buffers it may use."""
+
+    rows: slice
+    inputs: Tensor  # [V, C + 1, n]
+    weights: Tensor  # [V, 1, n]
+    keep: Tensor | None  # [V, E, n]
+    buffers: _Buffers
+
+
+def _pieces(
+    layers: VariableLayers, inputs: Tensor, weights: Tensor, keep: Tensor | None
+) -> Iterator[_Piece]:
+    """Cut the rows; all pieces but the last use the same buffers."""
+    V, _, D = layers.sizes
+    N = weights.shape[1]
+    n = min(N, PIECE // (V * D) | 16)  # never a power of 2, whose rows share places in the cache
     buffers = _Buffers.make(layers, n)
     for start in range(0, N, n):
-        if N - start < n:
-            buffers = _Buffers.make(layers, N - start)
-        yield slice(start, min(start + n, N)), buffers
+        rows = slice(start, min(start + n, N))
+        if rows.stop - start < n:
+            buffers = _Buffers.make(layers, rows.stop - start)
+        kept = None if keep is None else keep[..., rows]
+        yield _Piece(rows, inputs[..., rows], weights[:, None, rows], kept, buffers)
 
 
-def _transform(inputs: Tensor, keep: Tensor | None, layers: VariableLayers, b: _Buffers) -> None:
+def _transform(layers: VariableLayers, piece: _Piece) -> None:
     """Equation 7 up to the affine part of layer norm: fill all buffers but the scratch ones."""
-    E, D = layers.hidden.shape[1], layers.scale.shape[1]
-    torch.bmm(layers.first[:, :E], inputs, out=b.small)
+    _, E, D = layers.sizes
+    b = piece.buffers
+    torch.bmm(layers.first[:, :E], piece.inputs, out=b.small)
     ops.elu.out(b.small, out=b.activated[:, :E])
     torch.bmm(layers.hidden, b.activated, out=b.small)
-    if keep is None:
+    if piece.keep is None:
         b.dropped[:, :E].copy_(b.small)
     else:
-        torch.mul(b.small, keep, out=b.dropped[:, :E])
+        torch.mul(b.small, piece.keep, out=b.dropped[:, :E])
     torch.bmm(layers.gate, b.dropped, out=b.gate)
     torch.mul(b.gate[:, :D], b.gate[:, D:].sigmoid_(), out=b.centred)
-    b.centred.baddbmm_(layers.first[:, E:], inputs)
+    b.centred.baddbmm_(layers.first[:, E:], piece.inputs)
     b.centred.sub_(torch.mean(b.centred, 1, keepdim=True, out=b.row))
     torch.mul(b.centred, b.centred, out=b.scratch)
     torch.mean(b.scratch, 1, keepdim=True, out=b.inverse).add_(EPSILON).rsqrt_()
@@ -110,64 +137,72 @@ class _MixVariables(Function):
     @staticmethod
     @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(  # type: ignore[override]
-        ctx: Any, inputs: Tensor, keep: Tensor | None, weights: Tensor, *parameters: Tensor
+        ctx: Any, inputs: Tensor, weights: Tensor, keep: Tensor | None, *parameters: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(inputs, keep, weights, *parameters)
-        layers = VariableLayers(*parameters)
+        layers = VariableLayers(*(parameter.contiguous() for parameter in parameters))
+        ctx.save_for_backward(inputs, weights, keep, *layers)
         mixed = layers.shift.t() @ weights
         scale = layers.scale.unsqueeze(-1)
-        for rows, b in _pieces(layers, weights.shape[1]):
-            _transform(inputs[..., rows], None if keep is None else keep[..., rows], layers, b)
-            b.inverse.mul_(weights[:, None, rows])
-            mixed[:, rows] += b.centred.mul_(b.inverse).mul_(scale).sum(0)
+        for piece in _pieces(layers, inputs, weights, keep):
+            _transform(layers, piece)
+            b = piece.buffers
+            b.centred.mul_(b.inverse.mul_(piece.weights)).mul_(scale)
+            mixed[:, piece.rows] += b.centred.sum(0)
         return mixed
 
     @staticmethod
     @once_differentiable
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, keep, weights, *parameters = ctx.saved_tensors
+        inputs, weights, keep, *parameters = ctx.saved_tensors
         layers = VariableLayers(*parameters)
-        V, E, _ = layers.hidden.shape
-        D = layers.scale.shape[1]
         d_mixed = d_mixed.contiguous()
-        d_first, d_gate = torch.zeros_like(layers.first), torch.zeros_like(layers.gate)
-        d_hidden, d_scale = torch.zeros_like(layers.hidden), torch.zeros_like(layers.scale)
-        d_weights, d_shift = layers.shift @ d_mixed, weights @ d_mixed.t()
-        minus_mean = (layers.scale @ d_mixed).div_(-D).unsqueeze(1)  # [V, 1, N]
-        for rows, b in _pieces(layers, weights.shape[1]):
-            kept = None if keep is None else keep[..., rows]
-            d = d_mixed[:, rows]
-            _transform(inputs[..., rows], kept, layers, b)
-            # The mixture and layer norm.
-            scaled = b.inverse * weights[:, None, rows]
-            torch.mul(b.centred, d, out=b.scratch)
-            torch.bmm(layers.scale.unsqueeze(1), b.scratch, out=b.row)
-            d_scale += b.scratch.mul_(scaled).sum(-1)
-            d_weights[:, rows] += b.row.mul_(b.inverse).squeeze(1)
-            b.centred.mul_(b.row.mul_(b.inverse).div_(-D))
-            torch.addcmul(minus_mean[..., rows], layers.scale.unsqueeze(-1), d, out=b.scratch)
-            d_y = b.centred.add_(b.scratch).mul_(scaled)
-            # The gate, whose halves' gradients take the places of the scratch and of the sigmoid.
-            linear, sigmoid = b.gate[:, :D], b.gate[:, D:]
-            d_linear = torch.mul(d_y, sigmoid, out=b.scratch)
-            linear.mul_(d_linear)
-            d_sigmoid = torch.addcmul(linear, linear, sigmoid, value=-1, out=sigmoid)
-            d_gate[:, :D] += _product(d_linear, b.dropped)
-            d_gate[:, D:] += _product(d_sigmoid, b.dropped)
-            torch.bmm(layers.gate[:, :D, :E].transpose(1, 2), d_linear, out=b.small)
-            b.small.baddbmm_(layers.gate[:, D:, :E].transpose(1, 2), d_sigmoid)
-            # The hidden layer, ELU, and the first layer with the skip beside it.
-            if kept is not None:
-                b.small.mul_(kept)
-            d_hidden += _product(b.small, b.activated)
-            d_n2 = torch.bmm(layers.hidden[..., :E].transpose(1, 2), b.small)
-            d_n2.mul_(b.activated[:, :E].clamp(max=0).add_(1))
-            d_first[:, :E] += _product(d_n2, inputs[..., rows])
-            d_first[:, E:] += _product(d_y, inputs[..., rows])
-        return None, None, d_weights, d_first, d_hidden, d_gate, d_scale, d_shift
+        d_layers = VariableLayers(*map(torch.zeros_like, layers))
+        torch.mm(weights, d_mixed.t(), out=d_layers.shift)
+        d_weights = layers.shift @ d_mixed
+        for piece in _pieces(layers, inputs, weights, keep):
+            _transform(layers, piece)
+            _derive(layers, piece, d_mixed[:, piece.rows], d_layers, d_weights[:, piece.rows])
+        return None, d_weights, None, *d_layers
+
+
+def _derive(
+    layers: VariableLayers, piece: _Piece, d: Tensor, d_layers: VariableLayers, d_weights: Tensor
+) -> None:
+    """Add to the gradients of parameters and selection weights, given that of the mixture [D, n].
+
+    What concerns the shift is there already.
+    """
+    _, E, D = layers.sizes
+    b = piece.buffers
+    # The mixture and layer norm.
+    scaled = b.inverse * piece.weights
+    torch.mul(b.centred, d, out=b.scratch)
+    torch.bmm(layers.scale.unsqueeze(1), b.scratch, out=b.row)
+    d_layers.scale.add_(b.scratch.mul_(scaled).sum(-1))
+    d_weights.add_(b.row.mul_(b.inverse).squeeze(1))
+    b.centred.mul_(b.row.mul_(b.inverse).div_(-D))
+    minus_mean = (layers.scale @ d).div_(-D).unsqueeze(1)  # [V, 1, n]
+    torch.addcmul(minus_mean, layers.scale.unsqueeze(-1), d, out=b.scratch)
+    d_y = b.centred.add_(b.scratch).mul_(scaled)
+    # The gate, whose gradient takes its place: d_y * s above d_y * linear * s * (1 - s).
+    linear, sigmoid = b.gate[:, :D], b.gate[:, D:]
+    torch.mul(d_y, linear, out=b.scratch)
+    torch.mul(d_y, sigmoid, out=linear)
+    b.scratch.mul_(sigmoid)
+    torch.addcmul(b.scratch, b.scratch, sigmoid, value=-1, out=sigmoid)
+    d_layers.gate.add_(_product(b.gate, b.dropped))
+    torch.bmm(layers.gate.mT[:, :E], b.gate, out=b.small)
+    # The hidden layer, ELU, and the first layer with the skip beside it.
+    if piece.keep is not None:
+        b.small.mul_(piece.keep)
+    d_layers.hidden.add_(_product(b.small, b.activated))
+    d_n2 = torch.bmm(layers.hidden.mT[:, :E], b.small)
+    d_n2.mul_(b.activated[:, :E].clamp(max=0).add_(1))
+    d_layers.first[:, :E] += _product(d_n2, piece.inputs)
+    d_layers.first[:, E:] += _product(d_y, piece.inputs)
 
 
 def _product(wide: Tensor, narrow: Tensor) -> Tensor:
     """Return wide [V, a, n] narrow^T [V, n, b]; with the narrow one first it takes less time."""
-    return torch.bmm(narrow, wide.transpose(1, 2)).transpose(1, 2)
+    return torch.bmm(narrow, wide.mT).mT

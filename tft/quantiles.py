@@ -34,7 +34,7 @@ class QuantileHead(nn.Module):
         raw = raw.view(*raw.shape[:-1], *self.shape)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         columns = list(raw.unbind(-1))  # a sum per column: cumsum is not deterministic on a GPU
-        gaps = [F.softplus(column) for column in columns]
+        gaps = F.softplus(raw).unbind(-1)
         for q in range(self.median + 1, len(columns)):
             columns[q] = columns[q - 1] + gaps[q]
         for q in reversed(range(self.median)):

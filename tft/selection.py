@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tft.dropout import dropout, keep_mask
 from tft.fast_path import runs_fast
-from tft.fast_selection import VariableLayers, mix_variables
+from tft.fast_selection import VariableLayers, mix_variables, with_bias
 
 CHANNELS = 2  # of a real variable: its value and whether it was seen; or a point on a circle
 
@@ -81,13 +81,13 @@ class VariableSelection(nn.Module):
         """
         B, T, V, _ = x.shape
         inputs = x.permute(2, 0, 1, 3).reshape(V, B * T, -1)  # [V, N, C or E]
-        weights = self._selection_weights(inputs, B, embedding, context)  # [N, V]
+        weights = self._selection_weights(inputs, B, embedding, context)  # [V, N]
         if self.fast_path and runs_fast(x) and not x.requires_grad:
-            mixed = self._mix_fast(inputs, embedding, weights)
+            mixed = self._mix_fast(inputs, embedding, weights)  # [N, D]
         else:
             variables = self._transform_variables(inputs, embedding)  # [V, N, D]
-            mixed = (weights.t().unsqueeze(-1) * variables).sum(0)  # [N, D], equation 8
-        return mixed.view(B, T, -1), weights.view(B, T, V)
+            mixed = (weights.unsqueeze(-1) * variables).sum(0)  # equation 8
+        return mixed.view(B, T, -1), weights.t().view(B, T, V)
 
     def _folded(self, embedding: RealEmbedding | None) -> tuple[Tensor, Tensor]:
         """Return the first layers' weights [V, C or E, E + D] and biases [V, E + D]."""
@@ -98,26 +98,20 @@ class VariableSelection(nn.Module):
         bias = bias + torch.einsum("ve,veo->vo", embedding.bias, weight)
         return torch.bmm(embedding.weight, weight), bias
 
-    def _mix_fast(
-        self, inputs: Tensor, embedding: RealEmbedding | None, weights: Tensor
-    ) -> Tensor:
-        """Equations 7 and 8: [V, N, C or E] and [N, V] -> [N, D]."""
-        V, N, _ = inputs.shape
-
-        def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
-            return torch.cat([weight, bias.unsqueeze(1)], dim=1).transpose(1, 2).contiguous()
-
+    def _mix_fast(self, inputs: Tensor, embedding: RealEmbedding | None, weights: Tensor) -> Tensor:
+        """Equations 7 and 8: [V, N, C or E] and [V, N] -> [N, D]."""
+        weight, bias = self._folded(embedding)
         layers = VariableLayers(
-            with_bias(*self._folded(embedding)),
-            with_bias(self.variable_hidden, self.variable_hidden_bias),
-            with_bias(self.variable_gate, self.variable_gate_bias),
+            with_bias(weight.mT, bias),
+            with_bias(self.variable_hidden.mT, self.variable_hidden_bias),
+            with_bias(self.variable_gate.mT, self.variable_gate_bias),
             self.variable_norm_weight,
             self.variable_norm_bias,
         )
-        channels = torch.cat([inputs.transpose(1, 2), inputs.new_ones(V, 1, N)], dim=1)
+        shape = (len(inputs), self.embedding_size, inputs.shape[1])
         drops = self.training and self.dropout > 0.0
-        keep = keep_mask(inputs, self.dropout, (V, self.embedding_size, N)) if drops else None
-        return mix_variables(channels, keep, weights.t().contiguous(), layers).t()
+        keep = keep_mask(inputs, self.dropout, shape) if drops else None
+        return mix_variables(inputs.mT, weights, layers, keep).t()
 
     def _transform_variables(self, inputs: Tensor, embedding: RealEmbedding | None) -> Tensor:
         """Equation 7: [V, N, C or E] -> [V, N, D]."""
@@ -135,7 +129,7 @@ class VariableSelection(nn.Module):
     def _selection_weights(
         self, inputs: Tensor, batch: int, embedding: RealEmbedding | None, context: Tensor | None
     ) -> Tensor:
-        """Equation 6: [V, N, C or E] -> [N, V]."""
+        """Equation 6: [V, N, C or E] -> [V, N]."""
         V, N, _ = inputs.shape
         weight: Tensor = self.selection_input
         bias: Tensor = self.selection_input_bias
@@ -152,7 +146,7 @@ class VariableSelection(nn.Module):
             n2 = n2.view(N, -1)
         n1 = dropout(self.selection_hidden(F.elu(n2)), self.dropout, self.training)
         scores = self.selection_norm(skip + F.glu(self.selection_gate(n1)))
-        return torch.softmax(scores, dim=-1)
+        return torch.softmax(scores, dim=-1).t()
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
