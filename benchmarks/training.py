@@ -37,6 +37,7 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "one-cycle": {"schedule": "cosine", "warmup": 0.3},
         "cosine from 0.01": {"schedule": "cosine", "learning_rate": 0.01},
     },
+    "fast-path": {"hand-derived": {}, "readable": {"fast_path": False}},
     "precision": {name: {"precision": name} for name in ("fp32", "bf16", "fp16")},
 }
 

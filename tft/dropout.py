@@ -1,7 +1,7 @@
 """Dropout whose random numbers cost less than the layers around it.
 
-On a CPU PyTorch draws 32 random bits or more for each element, one after the other; here one draw of
-64 bits serves four elements. On a GPU, and while a graph is compiled, it is PyTorch's own dropout.
+On a CPU PyTorch draws 32 random bits or more for each element, one after the other; here one draw
+of 64 bits serves four elements. On a GPU, and while a graph is compiled, it is PyTorch's dropout.
 """
 
 import torch

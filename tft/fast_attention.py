@@ -29,16 +29,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tenso
     Returns:
         [B, N, d, H], in float32 under autocast.
     """
-    heads: Tensor = _Attend.apply(queries, keys, values, ~mask)
+    heads: Tensor = _Attend.apply(queries, keys, values, ~mask)  # type: ignore[no-untyped-call]
     return heads
 
 
 class _Attend(Function):
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(  # type: ignore[override]
-        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor
-    ) -> Tensor:
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
         B, N, d, H = queries.shape
         scaled = (queries / math.sqrt(d)).contiguous()
         keys, values = keys.contiguous(), values.contiguous()
@@ -54,8 +52,11 @@ class _Attend(Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(  # type: ignore[override]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (d_out,) = gradients
         scaled, keys, values, penalty, out = ctx.saved_tensors
         B, N, d, H = scaled.shape
         L = keys.shape[-1]

@@ -17,4 +17,4 @@ def use_fast_path(module: nn.Module, fast: bool) -> None:
     """Choose between hand-derived (the default) and readable layers throughout a module."""
     for part in module.modules():
         if hasattr(part, "fast_path"):
-            part.fast_path = fast
+            setattr(part, "fast_path", fast)  # noqa: B010

@@ -60,7 +60,8 @@ def mix_variables(
         [D, N], in float32 under autocast.
     """
     ones = inputs.new_ones(inputs.shape[0], 1, inputs.shape[2])
-    mixed: Tensor = _MixVariables.apply(torch.cat([inputs, ones], dim=1), weights, keep, *layers)
+    inputs = torch.cat([inputs, ones], dim=1)
+    mixed: Tensor = _MixVariables.apply(inputs, weights, keep, *layers)  # type: ignore[no-untyped-call]
     return mixed
 
 
@@ -135,8 +136,8 @@ def _transform(layers: VariableLayers, piece: _Piece) -> None:
 
 class _MixVariables(Function):
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(  # type: ignore[override]
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
+    def forward(
         ctx: Any, inputs: Tensor, weights: Tensor, keep: Tensor | None, *parameters: Tensor
     ) -> Tensor:
         layers = VariableLayers(*(parameter.contiguous() for parameter in parameters))
@@ -152,8 +153,11 @@ class _MixVariables(Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
-    def backward(ctx: Any, d_mixed: Tensor) -> tuple[Tensor | None, ...]:
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(  # type: ignore[override]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (d_mixed,) = gradients
         inputs, weights, keep, *parameters = ctx.saved_tensors
         layers = VariableLayers(*parameters)
         d_mixed = d_mixed.contiguous()

@@ -106,6 +106,8 @@ class TrainConfig:
     """Seed of weights, dropout and the order of windows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    fast_path: bool = True
+    """On a CPU, hand-derived layers instead of the readable ones, which they equal."""
     deterministic: bool = False
     """Only deterministic kernels, on a GPU too, where they are slower."""
 

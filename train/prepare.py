@@ -16,6 +16,7 @@ from data.sampling import WindowOrder
 from data.splits import Split, split_by_time, split_fold, spread_evenly, training_stretches
 from data.windows import WindowStore
 from report.examples import Examples, choose_examples
+from tft.fast_path import use_fast_path
 from tft.forecaster import Forecaster, TrainingFacts, network_config
 from tft.model import TFT
 from tft.normalise import WindowNormaliser
@@ -171,6 +172,7 @@ def build_forecaster(
             dropout=config.dropout,
         )
     )
+    use_fast_path(network, config.fast_path)
     servers = tuple(name for name, seen in zip(fleet.servers, split.trained, strict=True) if seen)
     facts = TrainingFacts(servers, split.cutoff)
     return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
