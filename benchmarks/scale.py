@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import ROOT, measured_on
+from benchmarks.memory import forget_peak, peak_memory
 from data.loaders import TrainLoader
 from data.reading import read_fleet
 from data.sampling import WindowOrder
@@ -184,24 +185,6 @@ def time_epochs(loader: TrainLoader) -> list[float]:
             assert gathered == WINDOWS
             progress((epoch + 1) / REPEATS)
     return seconds
-
-
-def forget_peak() -> int:
-    """Set the peak memory of this process back to what it holds now; return that, in bytes.
-
-    Not `ru_maxrss`: on Linux a process starts with what its parent held (exec hands it on).
-    """
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError as error:
-        raise click.ClickException(f"peak memory is measured on Linux only: {error}") from error
-    return peak_memory()
-
-
-def peak_memory() -> int:
-    """Return the most memory this process held since `forget_peak`, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def judge(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tft.fast_path import runs_fast
+
 LEVELS = 1 << 16  # of the rate: an element is dropped where its 16 bits lie below rate * LEVELS
 
 
@@ -25,13 +27,14 @@ def keep_mask(like: Tensor, rate: float, shape: tuple[int, ...] | None = None) -
     return kept.to(like.dtype).mul_(LEVELS / (LEVELS - dropped))
 
 
-def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Drop elements of x [...] at a rate below 1, and scale the rest so that the mean stays."""
+def dropout(x: Tensor, rate: float, training: bool, fast: bool = True) -> Tensor:
+    """Drop elements of x [...] at a rate below 1, and scale the rest so that the mean stays.
+
+    With `fast` it is done by `keep_mask` where that pays.
+    """
     if not training or rate == 0.0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(x, rate)
-    return x * keep_mask(x, rate)
+    return x * keep_mask(x, rate) if fast and runs_fast(x) else F.dropout(x, rate)
 
 
 class Dropout(nn.Module):
@@ -40,10 +43,11 @@ class Dropout(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.fast_path = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop elements of [...] in training mode."""
-        return dropout(x, self.rate, self.training)
+        return dropout(x, self.rate, self.training, self.fast_path)
 
     def extra_repr(self) -> str:
         """Return what is printed."""

@@ -119,7 +119,7 @@ class VariableSelection(nn.Module):
         first = torch.baddbmm(bias.unsqueeze(1), inputs, weight)  # [V, N, E + D]
         n2, skip = torch.split(first, [self.embedding_size, self.hidden_size], dim=-1)
         n1 = torch.baddbmm(self.variable_hidden_bias.unsqueeze(1), F.elu(n2), self.variable_hidden)
-        n1 = dropout(n1, self.dropout, self.training)
+        n1 = dropout(n1, self.dropout, self.training, self.fast_path)
         gate = torch.baddbmm(self.variable_gate_bias.unsqueeze(1), n1, self.variable_gate)
         normed = F.layer_norm(skip + F.glu(gate), (self.hidden_size,))
         return torch.addcmul(
@@ -144,7 +144,8 @@ class VariableSelection(nn.Module):
         if self.selection_context is not None:
             n2 = n2.view(batch, -1, self.hidden_size) + self.selection_context(context).unsqueeze(1)
             n2 = n2.view(N, -1)
-        n1 = dropout(self.selection_hidden(F.elu(n2)), self.dropout, self.training)
+        n1 = self.selection_hidden(F.elu(n2))
+        n1 = dropout(n1, self.dropout, self.training, self.fast_path)
         scores = self.selection_norm(skip + F.glu(self.selection_gate(n1)))
         return torch.softmax(scores, dim=-1).t()
 

@@ -32,6 +32,7 @@ from train.state import TrainState
 from train.step import StepResult
 
 MODEL_DIR = "model"
+DRAWING_SHARE = 0.05  # of the time, at most: pictures of quick epochs are left out
 CONFIG, METRICS, INFO, DATA = "config.json", "metrics.jsonl", "training_info.json", "data.txt"
 SKIPPED = "skipped.jsonl"
 
@@ -63,7 +64,7 @@ class RunDirectory:
         self.path, self.config = path, config
         self._lock = RunLock(path)
         self._board = Board(path / config.logs_dir, config)
-        self._examples = examples
+        self._examples, self._draw_again = examples, 0.0  # time.monotonic()
         self._last_checkpoint = time.monotonic()
 
     @property
@@ -124,8 +125,10 @@ class RunDirectory:
         plain = _finite(asdict(record))
         self._append(METRICS, plain)
         self._board.epoch(record)
-        if self._examples is not None:
+        began = time.monotonic()
+        if self._examples is not None and began >= self._draw_again:
             self._board.examples(forecaster, self._examples, record.epoch)
+            self._draw_again = began + (time.monotonic() - began) / DRAWING_SHARE
 
     def log_result(self, learning_rate: float, final: dict[str, float]) -> None:
         """Record how the training ended, beside its configuration and the rate it began with."""

@@ -1,0 +1,397 @@
+"""Where the time of the network goes, and its floor: `python -m benchmarks.kernels`.
+
+Every block of the default network runs by itself on random inputs of its own shapes: forward
+(evaluation, no gradients) and forward + backward (training). A round times all blocks, and in turn
+both paths of those that have a hand-derived and a readable one; medians over the rounds, after one
+that is not counted. The whole network with its loss runs in the same rounds.
+
+A block's floor is the longer of two times. One is that of its multiply-adds (2 operations each) in
+matrix products, counted from the shapes, at the rate of one large fp32 product; elementwise work is
+not counted. The other is that of its inputs, outputs and parameters, each moved once, at the
+bandwidth of one large copy. Forward + backward is taken for three times the forward.
+
+B batch, T context, H horizon, L = T + H, V variables, C channels, E embedding, D hidden, N heads,
+d features of a head, M targets, Q quantiles.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import measured_on
+from tft.fast_path import use_fast_path
+from tft.model import TFT, TFTConfig, TFTInputs
+from tft.quantiles import quantile_loss
+from tft.selection import CHANNELS
+
+# What the default schema makes: 4 targets, 3 observed metrics, 2 known inputs, 7 profiles.
+CONFIG = TFTConfig(
+    num_past=9, num_future=6, num_targets=4, num_static_reals=4, static_cardinalities=(64, 8)
+)
+CONTEXT, HORIZON = 288, 96
+PRODUCT_SIZE = 1500  # rows and columns
+COPIED_FLOATS = 64 * 1024**2  # 256 MiB, more than most caches hold
+TRIES = 10  # of copy and product
+BACKWARD = 3  # forward + backward, in forwards: gradients of inputs and of parameters come after
+HEADER = (
+    ("", "", "", "forward", "", "", "", "forward", "+ backward", "", ""),
+    ("", "ops,", "", "as run", "readable", "floor", "in", "as run", "readable", "floor", "in"),
+    (f"{'block':<26}", "M", "MB", "ms", "ms", "ms", "floors", "ms", "ms", "ms", "floors"),
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the network with inputs of its shapes; those that need a gradient ask for it."""
+
+    name: str
+    parts: tuple[nn.Module, ...]
+    inputs: tuple[Tensor, ...]
+    run: Callable[[], tuple[Tensor, ...]]
+    operations: int
+    """Of one forward: 2 for each multiply-add of its matrix products."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of its parts."""
+        return list(chain.from_iterable(part.parameters() for part in self.parts))
+
+    def prefixes(self, device: torch.device) -> tuple[str, ...]:
+        """Return what the names of its times begin with; on a GPU the readable path always runs."""
+        twice = any(hasattr(m, "fast_path") for part in self.parts for m in part.modules())
+        return ("readable_", "") if twice and device.type == "cpu" else ("",)
+
+    @torch.no_grad()
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Run it without gradients."""
+        return self.run()
+
+    def bytes_moved(self) -> int:
+        """Count the bytes of inputs, outputs and parameters: the least one forward can move."""
+        return sum(t.nbytes for t in (*self.inputs, *self.outputs(), *self.parameters))
+
+
+@dataclass(frozen=True)
+class MachineRates:
+    """What the machine reaches at its easiest work."""
+
+    copy_gb_per_second: float
+    """Read and written."""
+    product_gflop_per_second: float
+
+    def floor_ms(self, operations: float, bytes_moved: float) -> float:
+        """Return the least time, in ms, for so many operations and bytes."""
+        moves = bytes_moved / self.copy_gb_per_second
+        arithmetic = operations / self.product_gflop_per_second
+        return max(arithmetic, moves) / 1e6
+
+
+@click.command()
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Windows.")
+@click.option("--repeats", type=click.IntRange(1), default=15, show_default=True, help="Rounds.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the record.")
+def kernels(batch: int, repeats: int, device: str, record: Path | None) -> None:
+    """Time every block of the network beside its floor."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("no CUDA device here", param_hint="--device")
+    if record is not None:
+        record.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
+    torch.manual_seed(0)
+    where = torch.device(device)
+    rates = machine_rates(where)
+    blocks = all_blocks(TFT(CONFIG).to(where), batch)
+    *rows, step = measure(blocks, where, repeats, rates)
+    total = add_up(rows)
+    click.echo(as_text([*rows, total, step], rates, batch, device))
+    if record is not None:
+        content = {
+            "on": measured_on(),
+            "device": device,
+            "batch": batch,
+            "rounds": repeats,
+            **asdict(rates),
+            "blocks": rows,
+            "total_of_blocks": total,
+            "whole_step": step,
+        }
+        record.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def product(rows: int, inputs: int, outputs: int) -> int:
+    """Count the operations of [rows, inputs] x [inputs, outputs]."""
+    return 2 * rows * inputs * outputs
+
+
+def grn_operations(rows: int, D: int, contexts: int = 0) -> int:
+    """Count W2 a, W1 n2, the gate's W4 and W5, and W3 c of a gated residual network."""
+    return 2 * product(rows, D, D) + product(rows, D, 2 * D) + product(contexts, D, D)
+
+
+def selection_operations(rows: int, V: int, C: int, E: int, D: int, contexts: int = 0) -> int:
+    """Count the variables' GRNs, the GRN of the weights, and the mixture of equation 8.
+
+    Rows are batch x steps; embeddings are folded into the first layers, which read C channels.
+    """
+    variables = V * (product(rows, C, E + D) + product(rows, E, E) + product(rows, E, 2 * D))
+    weights = product(rows, V * C, D + V) + product(rows, D, D) + product(rows, D, 2 * V)
+    return variables + weights + product(contexts, D, D) + product(rows, V, D)
+
+
+def attention_operations(B: int, H: int, L: int, D: int, N: int) -> int:
+    """Count the projections of H queries, L keys and values, N heads' scores, sums and output."""
+    d = D // N
+    projections = product(B * H, D, D) + product(B * L, D, D) + product(B * L, D, d)
+    heads = B * N * (product(H, d, L) + product(H, L, d))
+    return projections + heads + product(B * H, d, D)
+
+
+def all_blocks(network: TFT, batch: int) -> list[Block]:
+    """Return the network's blocks in the order of `forward`, and the whole of it last."""
+    config, device = network.config, next(network.parameters()).device
+    codes = [torch.randint(n, (batch,), device=device) for n in config.static_cardinalities]
+    inputs = TFTInputs(
+        past=torch.randn(batch, CONTEXT, config.num_past, CHANNELS, device=device),
+        future=torch.randn(batch, HORIZON, config.num_future, CHANNELS, device=device),
+        static_reals=torch.randn(batch, config.num_static_reals, CHANNELS, device=device),
+        static_codes=torch.stack(codes, dim=1),
+    )
+    target = torch.randn(batch, HORIZON, config.num_targets, device=device)
+    blocks = [
+        *selection_blocks(network, inputs),
+        *sequence_blocks(network, batch, device),
+        *horizon_blocks(network, target),
+    ]
+    levels = torch.tensor(config.quantiles, device=device)
+
+    def whole() -> tuple[Tensor, ...]:
+        return (quantile_loss(network(inputs).quantiles, target, levels).mean(),)
+
+    operations = sum(block.operations for block in blocks)
+    step = Block("whole network, loss", (network,), (*inputs[:4], target), whole, operations)
+    return [*blocks, step]
+
+
+def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
+    """Return static selection with the four contexts, and both selections over time."""
+    n, config = network, network.config
+    B, T, num_past, C = inputs.past.shape
+    H, num_future = inputs.future.shape[1:3]
+    E, D = config.embedding_size, config.hidden_size
+    num_static = config.num_static_reals + len(config.static_cardinalities)
+    contexts = (n.selection_context, n.enrichment_context, n.hidden_context, n.cell_context)
+    static_parts = (n.static_selection, n.static_embedding, n.category_embeddings, *contexts)
+    c_s = _leaf(inputs.past.device, B, D)
+
+    def static() -> tuple[Tensor, ...]:
+        selected, _ = n._select_static(inputs)
+        return tuple(context(selected) for context in contexts)
+
+    def past() -> tuple[Tensor, ...]:
+        return n.past_selection(inputs.past, n.past_embedding, c_s)[:1]
+
+    def future() -> tuple[Tensor, ...]:
+        return n.future_selection(inputs.future, n.future_embedding, c_s)[:1]
+
+    embedding = config.num_static_reals * product(B, C, E)  # not folded, as there are few rows
+    grns = len(contexts) * grn_operations(B, D)
+    static_count = embedding + selection_operations(B, num_static, E, E, D) + grns
+    past_count = selection_operations(B * T, num_past, C, E, D, contexts=B)
+    future_count = selection_operations(B * H, num_future, C, E, D, contexts=B)
+    static_inputs, past_inputs = inputs[2:4], (inputs.past, c_s)
+    past_parts = (n.past_selection, n.past_embedding)
+    future_parts, future_inputs = (n.future_selection, n.future_embedding), (inputs.future, c_s)
+    return [
+        Block("static selection, contexts", static_parts, static_inputs, static, static_count),
+        Block("past variable selection", past_parts, past_inputs, past, past_count),
+        Block("future variable selection", future_parts, future_inputs, future, future_count),
+    ]
+
+
+def sequence_blocks(network: TFT, B: int, device: torch.device) -> list[Block]:
+    """Return the LSTMs, the gated skip after them, and static enrichment."""
+    n, T, H, D = network, CONTEXT, HORIZON, network.config.hidden_size
+    past_x, encoded = _leaf(device, B, T, D), _leaf(device, B, T, D)
+    future_x, decoded = _leaf(device, B, H, D), _leaf(device, B, H, D)
+    h, c = _leaf(device, 1, B, D), _leaf(device, 1, B, D)
+    temporal, c_e = _leaf(device, B, T + H, D), _leaf(device, B, 1, D)
+
+    def encode() -> tuple[Tensor, ...]:
+        outputs, state = n.encoder(past_x, (h, c))
+        return outputs, *state
+
+    def decode() -> tuple[Tensor, ...]:
+        return n.decoder(future_x, (h, c))[:1]
+
+    def skip() -> tuple[Tensor, ...]:
+        lstm_out = torch.cat([encoded, decoded], dim=1)
+        return (n.lstm_skip(lstm_out, torch.cat([past_x, future_x], dim=1)),)
+
+    def enrich() -> tuple[Tensor, ...]:
+        return (n.enrichment(temporal, c_e),)
+
+    rows, skipped = B * (T + H), (past_x, future_x, encoded, decoded)
+    past_gates, future_gates = product(B * T, 2 * D, 4 * D), product(B * H, 2 * D, 4 * D)
+    gate, grn = product(rows, D, 2 * D), grn_operations(rows, D, contexts=B)
+    return [
+        Block("LSTM encoder", (n.encoder,), (past_x, h, c), encode, past_gates),
+        Block("LSTM decoder", (n.decoder,), (future_x, h, c), decode, future_gates),
+        Block("gated skip after LSTM", (n.lstm_skip,), skipped, skip, gate),
+        Block("static enrichment", (n.enrichment,), (temporal, c_e), enrich, grn),
+    ]
+
+
+def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
+    """Return attention and what comes after it, all for the horizon only; target is [B, H, M]."""
+    n, config, device = network, network.config, target.device
+    (B, H, M), T, D = target.shape, CONTEXT, config.hidden_size
+    enriched = _leaf(device, B, T + H, D)
+    seen = torch.ones(H, T + H, dtype=torch.bool, device=device).tril(T)
+    mask = seen.expand(B, -1, -1).contiguous()  # [B, H, L], as the network makes it
+    attended, queries, temporal, transformed = (_leaf(device, B, H, D) for _ in range(4))
+    levels = torch.tensor(config.quantiles, device=device)
+
+    def attend() -> tuple[Tensor, ...]:
+        return (n.attention(enriched[:, -H:], enriched, mask),)
+
+    def skip() -> tuple[Tensor, ...]:
+        return (n.output_skip(n.feed_forward(n.attention_skip(attended, queries)), temporal),)
+
+    def loss() -> tuple[Tensor, ...]:
+        return (quantile_loss(n.head(transformed), target, levels).mean(),)
+
+    attention = attention_operations(B, H, T + H, D, config.attention_heads)
+    skips = 2 * product(B * H, D, 2 * D) + grn_operations(B * H, D)
+    head = product(B * H, D, M * len(levels))
+    skip_parts = (n.attention_skip, n.feed_forward, n.output_skip)
+    return [
+        Block("attention", (n.attention,), (enriched, mask), attend, attention),
+        Block("skip, feed-forward, skip", skip_parts, (attended, queries, temporal), skip, skips),
+        Block("quantile head, loss", (n.head,), (transformed, target), loss, head),
+    ]
+
+
+def _leaf(device: torch.device, *shape: int) -> Tensor:
+    """Draw what an earlier block would hand on, gradient wanted."""
+    return torch.randn(*shape, device=device).requires_grad_()
+
+
+def machine_rates(device: torch.device) -> MachineRates:
+    """Measure a large copy and a large fp32 product: the fastest of several, as it is a floor."""
+    source = torch.ones(COPIED_FLOATS, device=device)
+    copy = torch.empty_like(source)
+    square = torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device)
+    result = torch.empty_like(square)
+    copied = min(seconds(lambda: copy.copy_(source), device) for _ in range(TRIES))
+    multiplied = min(
+        seconds(lambda: torch.mm(square, square, out=result), device) for _ in range(TRIES)
+    )
+    operations = product(PRODUCT_SIZE, PRODUCT_SIZE, PRODUCT_SIZE)
+    return MachineRates(2 * source.nbytes / copied / 1e9, operations / multiplied / 1e9)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time one call, from an idle device to an idle device."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+def time_block(block: Block, gradients: list[Tensor], device: torch.device) -> tuple[float, float]:
+    """Time a forward, and a forward and backward given the outputs' gradients, in ms."""
+    for part in block.parts:
+        part.eval()
+    forward = seconds(block.outputs, device)
+    for part in block.parts:
+        part.train()
+    for tensor in (*block.inputs, *block.parameters):
+        tensor.grad = None
+    both = seconds(lambda: torch.autograd.backward(block.run(), gradients), device)
+    return 1e3 * forward, 1e3 * both
+
+
+def measure(
+    blocks: list[Block], device: torch.device, rounds: int, rates: MachineRates
+) -> list[dict[str, Any]]:
+    """Time every block in every round, each path in turn; a row per block."""
+    times = {block.name: defaultdict[str, list[float]](list) for block in blocks}
+    gradients = {b.name: [torch.ones_like(output) for output in b.outputs()] for b in blocks}
+    with click.progressbar(range(rounds + 1), label="rounds", file=sys.stderr) as bar:
+        for number in bar:
+            for block in blocks:
+                for prefix in block.prefixes(device):
+                    for part in block.parts:
+                        use_fast_path(part, fast=prefix == "")
+                    forward, both = time_block(block, gradients[block.name], device)
+                    if number > 0:  # the first warms up
+                        times[block.name][f"{prefix}forward_ms"].append(forward)
+                        times[block.name][f"{prefix}forward_backward_ms"].append(both)
+    return [row_of(block, times[block.name], rates) for block in blocks]
+
+
+def row_of(block: Block, times: dict[str, list[float]], rates: MachineRates) -> dict[str, Any]:
+    """Return a block's counts, and its medians, its floors in ms and how many floors it takes."""
+    row: dict[str, Any] = {"block": block.name}
+    row |= {"operations": block.operations, "bytes": block.bytes_moved()}
+    for kind, forwards in (("forward", 1), ("forward_backward", BACKWARD)):
+        for name in (f"{kind}_ms", f"readable_{kind}_ms"):
+            row[name] = median(times[name]) if name in times else None
+        floor = rates.floor_ms(forwards * row["operations"], forwards * row["bytes"])
+        row[f"{kind}_floor_ms"] = floor
+        row[f"{kind}_in_floors"] = row[f"{kind}_ms"] / floor
+    return row
+
+
+def add_up(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add the blocks up; where a block has one path, that one counts for both."""
+    total: dict[str, Any] = {"block": "total of the blocks"}
+    for name in ("operations", "bytes"):
+        total[name] = sum(row[name] for row in rows)
+    for kind in ("forward", "forward_backward"):
+        name, readable, floor = f"{kind}_ms", f"readable_{kind}_ms", f"{kind}_floor_ms"
+        either = [row[name] if row[readable] is None else row[readable] for row in rows]
+        total[name] = sum(row[name] for row in rows)
+        total[readable] = sum(either) if any(row[readable] for row in rows) else None
+        total[floor] = sum(row[floor] for row in rows)
+        total[f"{kind}_in_floors"] = total[name] / total[floor]
+    return total
+
+
+def as_text(rows: Sequence[dict[str, Any]], rates: MachineRates, batch: int, device: str) -> str:
+    """Lay out the rows as a table, and what the floors rest on."""
+    table = [*HEADER, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(map(str.rjust, line, widths)) for line in table]
+    how = f"{device}, batch {batch}, fp32. As run: hand-derived layers where readable is given too."
+    speeds = f"{rates.copy_gb_per_second:.1f} GB/s, {rates.product_gflop_per_second:,.0f} GFLOP/s"
+    floors = f"Floors: {speeds}; forward + backward is {BACKWARD} forwards."
+    return "\n".join([*lines[:-2], "-" * len(lines[0]), *lines[-2:], "", how, floors])
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Write a row's numbers, as in `HEADER`."""
+    texts = [f"{row['block']:<26}", f"{row['operations'] / 1e6:,.1f}", f"{row['bytes'] / 1e6:.1f}"]
+    for kind in ("forward", "forward_backward"):
+        readable = row[f"readable_{kind}_ms"]
+        texts.append(f"{row[f'{kind}_ms']:.2f}")
+        texts.append("" if readable is None else f"{readable:.2f}")
+        texts += [f"{row[f'{kind}_floor_ms']:.3f}", f"{row[f'{kind}_in_floors']:.1f}"]
+    return tuple(texts)
+
+
+if __name__ == "__main__":
+    kernels()
