@@ -4,6 +4,8 @@ Each fleet is read from a folder of Parquet files of 100 servers, then windows a
 in the order of training, in a process of its own. Two goals: the memory of a large fleet is that of
 its series and little more, and a window of it takes no longer than one of a small fleet.
 
+Then training steps of growing batches and horizons, `benchmarks.growth`: linear growth is the goal.
+
 Peak memory counts from just before reading, so without the libraries. In a small fleet most of it
 is the chunk at work and what the libraries set up when first used, a cost that does not grow.
 
@@ -25,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.growth import judge_growth, time_growth
 from benchmarks.machine import ROOT, measured_on
 from benchmarks.memory import forget_peak, peak_memory
 from data.loaders import TrainLoader
@@ -88,10 +91,20 @@ def scale(
         rows = [
             measure_apart(written_table(folder or Path(temporary), size, days)) for size in sizes
         ]
-    goals = judge(rows)
+    with ProgressLine("training steps of growing batches and horizons"):
+        growth = time_growth()
+    goals = judge(rows) + judge_growth(growth)
     click.echo(as_text(rows, goals))
+    for row in growth:
+        click.echo(f"batch {row['batch']:>3}, horizon {row['horizon']:>3}: {row['step_ms']:.1f} ms")
     if record is not None:
-        content = {"on": measured_on(), "days": days, "fleets": rows, "goals": goals}
+        content = {
+            "on": measured_on(),
+            "days": days,
+            "fleets": rows,
+            "growth": growth,
+            "goals": goals,
+        }
         write_atomically(record, (json.dumps(content, indent=1) + "\n").encode())
 
 

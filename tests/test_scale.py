@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import growth
 from benchmarks.scale import METRICS, draw_servers, judge, scale, written_table
 
 DAYS, TICKS = 3, 3 * 288
@@ -17,7 +18,9 @@ PEAK_CAN_BE_FORGOTTEN = Path("/proc/self/clear_refs").exists()
 
 
 @pytest.mark.skipif(not PEAK_CAN_BE_FORGOTTEN, reason="peak memory is measured on Linux only")
-def test_a_short_run_measures_every_fleet(tmp_path: Path) -> None:
+def test_a_short_run_measures_every_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CONTEXT", 12), ("BATCHES", (1, 2)), ("BATCH", 1), ("ROUNDS", 1)):
+        monkeypatch.setattr(growth, name, value)
     record = tmp_path / "results" / "scale.json"
     arguments = ["--servers", "4,2", "--days", str(DAYS), "--json", str(record)]
     result = CliRunner().invoke(scale, arguments)
@@ -34,7 +37,9 @@ def test_a_short_run_measures_every_fleet(tmp_path: Path) -> None:
         assert fleet["peak_bytes"] > fleet["series_bytes"]
         each = fleet["gather_seconds_each"]
         assert min(each) <= fleet["gather_seconds"] <= max(each)
-    assert [goal["at_most"] for goal in content["goals"]] == [1.3, 1.3]
+    assert [goal["at_most"] for goal in content["goals"]] == [1.3, 1.3, 1.15, 1.15]
+    sizes = [(row["batch"], row["horizon"]) for row in content["growth"]]
+    assert sorted(sizes) == [(1, 24), (1, 48), (1, 96), (1, 192), (2, 96)]
 
     lines = result.stdout.splitlines()
     assert len({len(line) for line in lines[:3]}) == 1, "columns are aligned"
@@ -53,6 +58,14 @@ def test_the_largest_fleet_is_judged() -> None:
     memory, window = judge([fleet(20, 900, 1, 9), fleet(100, 900, 9), fleet(1000, 120, 7, 1.5)])
     assert (memory["measured"], memory["met"]) == (1.2, True)
     assert (window["measured"], window["met"]) == (1.5, False)
+
+
+def test_growth_is_judged_by_the_largest_sizes() -> None:
+    times = {(16, 96): 9, (32, 96): 10, (64, 96): 20, (128, 96): 50, (32, 24): 9, (32, 192): 21}
+    rows = [{"batch": b, "horizon": h, "step_ms": ms} for (b, h), ms in times.items()]
+    windows, ticks = growth.judge_growth(rows)
+    assert (windows["measured"], windows["met"]) == (1.25, False)
+    assert (ticks["measured"], ticks["met"]) == (1.05, True)
 
 
 def test_no_server_is_like_another_and_all_are_drawn_again_the_same() -> None:
