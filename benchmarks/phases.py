@@ -5,8 +5,10 @@ Each measurement is a process of its own, so that memory and warm caches are nob
 
 The baseline is what the reference stack does: a Python call for every sample, one model for every
 metric, a fixed learning rate, the readable layers. Nothing in it is slowed down on purpose.
+Peak memory is that of the training process: what loader workers hold is not counted.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -21,10 +23,12 @@ from typing import Any
 import torch
 
 from benchmarks.memory import forget_peak, peak_memory
+from data.windows import WindowStore
 from tft.batch import WindowBatch
 from train.config import TrainConfig
 from train.device import choose_device
 from train.loop import fit
+from train.lr_find import lr_range_test
 from train.prepare import Prepared
 from train.ranks import ALONE, Ranks, joined
 from train.record import EpochRecord
@@ -97,6 +101,12 @@ class Task:
     """Configuration keys that win over the phase's."""
 
 
+# Keys of the phases and of the benchmark's options, which no setting may contradict.
+OWNED = {key for phase in PHASES.values() for key in phase.settings} | {
+    "device", "epochs", "target_metrics", "early_stopping_patience", "fast_path",
+}  # fmt: skip
+
+
 def configured(task: Task) -> TrainConfig:
     """Return the phase's configuration: the same windows, epochs and seed in each."""
     phase = PHASES[task.phase]
@@ -108,14 +118,15 @@ def configured(task: Task) -> TrainConfig:
     }
     if phase.models == 1 and settings.get("device") == "cuda":
         settings.setdefault("precision", "bf16")  # on a CPU it is slower than fp32
-    return TrainConfig(**settings)
+    return TrainConfig.from_dict(settings)
 
 
 class PerSampleLoader:
     """Fetches windows one by one and stacks them, as a PyTorch dataset with a sampler does."""
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, store: WindowStore) -> None:
+        """Take another loader's windows, out of a store on the CPU."""
+        self.loader, self.store = loader, store
 
     @property
     def windows_per_epoch(self) -> int:
@@ -142,8 +153,7 @@ class PerSampleLoader:
             windows = self.loader.order.windows(epoch, batch * size, (batch + 1) * size)
             server, origin = self.loader.index.lookup(windows)
             samples = [
-                self.loader.store.gather(server[i : i + 1], origin[i : i + 1])
-                for i in range(len(server))
+                self.store.gather(server[i : i + 1], origin[i : i + 1]) for i in range(len(server))
             ]
             yield WindowBatch(*(torch.cat(parts) for parts in zip(*samples, strict=True)))
 
@@ -161,12 +171,15 @@ class Listener(Bystander):
 
 def prepared_for(
     task: Task, config: TrainConfig, ranks: Ranks = ALONE
-) -> tuple[TFTTrainer, Prepared, TrainLoader]:
-    """Return the trainer, what it trains on, and the phase's loader."""
-    trainer = TFTTrainer(config, say=lambda line: None)
-    prepared = trainer.prepare(task.data, ranks)
+) -> tuple[Prepared, TrainLoader]:
+    """Return what is trained on, and the phase's loader."""
+    prepared = TFTTrainer(config, say=lambda line: None).prepare(task.data, ranks)
     loader: TrainLoader = prepared.train_loader
-    return trainer, prepared, PerSampleLoader(loader) if PHASES[task.phase].per_sample else loader
+    if PHASES[task.phase].per_sample:
+        forecaster = prepared.forecaster
+        series = prepared.read.fleet, forecaster.schema, "cpu", forecaster.facts.servers
+        loader = PerSampleLoader(loader, WindowStore(*series))
+    return prepared, loader
 
 
 def measure_steps(task: Task) -> dict[str, Any]:
@@ -182,31 +195,35 @@ def measure_steps(task: Task) -> dict[str, Any]:
 
 def time_steps(task: Task, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     """Time steps as one of the ranks; memory is that of all of them."""
-    _, prepared, loader = prepared_for(task, config, ranks)
+    prepared, loader = prepared_for(task, config, ranks)
     state = TrainState(prepared.forecaster, config, ranks=ranks)
     state.forecaster.train()
     cuda = state.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if cuda else forget_peak()
+    size = config.batch_size * config.accumulate_grad_batches
+    whole_steps = loader.windows_per_epoch // size  # the last step of an epoch may be smaller
+    if whole_steps == 0:
+        raise ValueError(f"an epoch of {loader.windows_per_epoch} windows has no step of {size}")
     seconds: list[float] = []
     epoch = 0
     enough = False
     while not enough:
-        groups = grouped(loader.epoch(epoch), config)
         last = time.perf_counter()
-        for group in groups:
+        for group in itertools.islice(grouped(loader.epoch(epoch), config), whole_steps):
             train_step(state.model, group, state.optimizer, state.scaler, config, ranks)
             seconds.append(time.perf_counter() - last)
             last = time.perf_counter()
-            if enough := ranks.most(sum(seconds[WARM_UP:]))[0] >= task.seconds:
+            (spent,) = ranks.most(sum(seconds[WARM_UP:]))
+            if enough := len(seconds) > WARM_UP and spent >= task.seconds:
                 break
         epoch += 1
     peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
     above = ranks.sum(torch.tensor(peak - before, device=state.device))
     step = median(seconds[WARM_UP:])
     return {
-        "windows_per_second": config.batch_size * config.accumulate_grad_batches / step,
+        "windows_per_second": size / step,
         "step_ms": 1e3 * step,
         "steps": len(seconds) - WARM_UP,
         "batch_size": config.batch_size,
@@ -218,10 +235,11 @@ def time_steps(task: Task, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
 def measure_training(task: Task) -> dict[str, Any]:
     """Train every epoch, and time all of it but reading the table."""
     config = configured(task)
-    trainer, prepared, loader = prepared_for(task, config)
+    prepared, loader = prepared_for(task, config)
     started = time.perf_counter()
     if config.auto_lr_find:
-        config = replace(config, learning_rate=trainer.find_lr(task.data).suggestion)
+        found = lr_range_test(prepared.forecaster, loader, config, progress=lambda _: None)
+        config = replace(config, learning_rate=found.suggestion)
     state = TrainState(prepared.forecaster, config)
     torch.manual_seed(config.random_seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -114,9 +114,10 @@ def _speed() -> str:
     ]
     lines += [
         "",
-        f"{'; '.join(verdicts)}. Scaled: one of four models trained, times four. Losses of a day's "
-        "20 validation windows are noisy, and documented ones of unknown unit.\n",
-        "| training steps, 288 + 96 ticks | windows/s | times metrics of one model |",
+        f"{'; '.join(verdicts)}. Scaled: the time of one of four models, times four. One seed; a "
+        "day has 20 validation windows, so its loss is an indication, and the documented one is of "
+        "unknown unit. Memory is that above libraries, data and weights.\n",
+        "| training steps, 288 + 96 ticks | windows/s | forecasts of one metric a second |",
         "|---|---|---|",
     ]
     for name, row in result["steps"].items():

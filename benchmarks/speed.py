@@ -29,7 +29,7 @@ import click
 import torch
 
 from benchmarks.machine import ROOT, measured_on
-from benchmarks.phases import METRICS, PHASES
+from benchmarks.phases import METRICS, OWNED, PHASES, Task, configured
 from cli import PROFILES
 from data.synthetic import FleetSpec, write_fleet
 from report.console import ProgressLine
@@ -42,6 +42,17 @@ STEP_HOURS = 120  # of the data set for steps: four days' windows with a whole d
 EPOCHS = 20
 
 
+def parse_batches(_: click.Context, __: click.Parameter, text: str) -> list[int]:
+    """Read batch sizes, smallest first."""
+    try:
+        sizes = sorted({int(size) for size in text.split(",")})
+    except ValueError:
+        sizes = [0]
+    if sizes[0] < 1:
+        raise click.BadParameter(f"{text!r}; expected numbers of windows, such as 32,64")
+    return sizes
+
+
 @click.command()
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--hours", type=click.IntRange(23), default=24, show_default=True, help="Of data.")
@@ -50,25 +61,31 @@ EPOCHS = 20
 @click.option("--full", is_flag=True, help="Train the models of all four metrics, every phase.")
 @click.option("--peer", is_flag=True, help="pytorch-forecasting in turn too (extra `peers`).")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of steps.")
-@click.option("--seconds", type=float, default=6.0, show_default=True, help="Of steps, a round.")
-@click.option("--batches", default="32,64", show_default=True, help="Sizes for phase 3's steps.")
+@click.option("--seconds", type=click.FloatRange(0), default=6.0, show_default=True)
+@click.option(
+    "--batches", default="32,64", callback=parse_batches, show_default=True,
+    help="Sizes of phase 3's steps.",
+)  # fmt: skip
 @click.option("--set", "pairs", multiple=True, help="key=value for every phase (JSON value).")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Write the record.")
 def speed(
     device: str, hours: int, servers: int, epochs: int, full: bool, peer: bool, rounds: int,
-    seconds: float, batches: str, pairs: Sequence[str], record: Path | None,
+    seconds: float, batches: list[int], pairs: Sequence[str], record: Path | None,
 ) -> None:  # fmt: skip
     """Train in four ways and judge the documented claim by what was measured."""
     if record is not None:
         record.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
-    settings = {"device": device, **dict(parse(pair) for pair in pairs)}
-    sizes = [int(size) for size in batches.split(",")]
+    changed = dict(parse(pair) for pair in pairs)
+    if peer:
+        refuse_for_peer(device, changed)
+    settings = {"device": device, **changed}
+    check(settings)
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "documented", Path(folder) / "steps"
         for path, length in ((short, hours), (long, max(STEP_HOURS, hours))):
             write_fleet(fleet_of(servers, length), path)
-        trained = train_phases(short, {"epochs": epochs, **settings}, full)
-        steps = time_steps(long, settings, sizes, rounds, seconds, peer)
+        trained = train_phases(short, {**settings, "epochs": epochs}, full)
+        steps = time_steps(long, settings, batches, rounds, seconds, peer)
     content = {
         "on": measured_on(), "device": device, "hours": hours, "servers": servers,
         "epochs": epochs, "full": full, "settings": settings,
@@ -90,6 +107,25 @@ def parse(pair: str) -> tuple[str, Any]:
         return key, value
 
 
+def refuse_for_peer(device: str, changed: dict[str, Any]) -> None:
+    """Refuse what would compare a peer with something else."""
+    if device != "cpu" or changed:
+        raise click.UsageError("--peer trains on the CPU, at the default sizes: no --set, no cuda")
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse, before any work, what no phase can be trained with."""
+    for key in settings.keys() & (OWNED - {"device"}):
+        raise click.BadParameter(f"{key} belongs to the phases", param_hint="--set")
+    if settings["device"] == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("no CUDA device here", param_hint="--device")
+    try:
+        for name in PHASES:
+            configured(Task("steps", name, "", settings=settings))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--set") from error
+
+
 def fleet_of(servers: int, hours: int) -> FleetSpec:
     """Return a fleet of so many servers, in the built-in one's proportions of profiles."""
     cycle = [name for name, count in PROFILES.items() for _ in range(count)]
@@ -108,9 +144,10 @@ def measure(module: str, task: dict[str, Any], ranks: int = 1) -> Row:
     command += [f"benchmarks.{module}", json.dumps(task)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        hint = "; install the extra `peers`" if "ModuleNotFoundError" in last else ""
-        raise click.ClickException(f"benchmarks.{module} {task} failed: {last}{hint}")
+        click.echo(done.stderr, err=True)
+        missing = module == "peers" and "ModuleNotFoundError" in done.stderr
+        hint = "; install the extra `peers`" if missing else ", see above"
+        raise click.ClickException(f"benchmarks.{module} {task} failed{hint}")
     row: Row = json.loads(done.stdout.strip().splitlines()[-1])
     return row
 
@@ -204,9 +241,10 @@ def merge(trained: dict[str, Row], steps: dict[str, Row]) -> dict[str, Row]:
 
 
 def steps_of_last(steps: dict[str, Row]) -> Row:
-    """Return the steps of phase 3 at its own batch size, or else at the largest measured."""
+    """Return phase 3's steps in one process, at its own batch size or else the largest measured."""
     own = f"{LAST}, batch {PHASES[LAST].settings['batch_size']}"
-    return steps.get(own) or next(r for n, r in reversed(steps.items()) if n.startswith(LAST))
+    alone = [name for name in steps if name.startswith(LAST) and "ranks" not in name]
+    return steps[own if own in alone else alone[-1]]
 
 
 def judge(trained: dict[str, Row], steps: dict[str, Row]) -> list[Row]:
@@ -254,6 +292,7 @@ def as_text(content: Row) -> str:
     for claim in content["claims"]:
         verdict = "holds" if claim["holds"] else "does not hold"
         lines.append(f"{claim['claim']}: {verdict}, measured {claim['measured']:.1f}")
+    lines.append("one seed; a day of data has 20 validation windows, so the loss is an indication")
     return "\n".join(lines)
 
 

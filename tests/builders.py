@@ -3,13 +3,16 @@
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from data.fleet import Fleet
 from tft.batch import WindowBatch
+from tft.dropout import Dropout
 from tft.forecaster import Forecaster, network_config
 from tft.model import TFT, TFTConfig, TFTInputs
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema, Metric
+from tft.selection import VariableSelection
 
 TINY = TFTConfig(
     num_past=4,
@@ -56,6 +59,15 @@ def random_inputs(
             [torch.randint(0, n, (B,), generator=draw) for n in TINY.static_cardinalities], dim=1
         ),
     )
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Let training mode draw no random numbers."""
+    for part in network.modules():
+        if isinstance(part, Dropout):
+            part.rate = 0.0
+        if isinstance(part, VariableSelection):
+            part.dropout = 0.0
 
 
 def tiny_forecaster(seed: int = 0, schema: FeatureSchema = SCHEMA) -> Forecaster:

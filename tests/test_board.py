@@ -3,8 +3,10 @@
 import io
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from data.windows import WindowStore, index_windows
 from report.examples import Examples, choose_examples, selection_weights
 from tests.builders import SCHEMA, random_batch, small_fleet, tiny_forecaster
+from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema, Metric
 from train.board import NO_HPARAMS, Board
 from train.config import TrainConfig
 from train.record import EpochRecord
+from train.run_dir import RunDirectory
 from train.state import TrainState
 from train.step import StepResult
 
@@ -197,6 +201,23 @@ def test_examples_change_nothing_of_training(board: Board) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(weights[name], t) for name, t in forecaster.state_dict().items())
     assert not forecaster.training
+
+
+def test_quick_epochs_have_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second here, so the next picture comes 20 seconds after the one before."""
+    now, drawn = [100.0], []
+    monkeypatch.setattr("train.run_dir.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def examples(self: Board, forecaster: Forecaster, examples: Examples, epoch: int) -> None:
+        drawn.append((epoch, now[0]))
+        now[0] += 1
+
+    monkeypatch.setattr(Board, "examples", examples)
+    with closing(RunDirectory(tmp_path / "run", TrainConfig(), examples=make_examples())) as run:
+        for epoch in range(1, 12):
+            run.log_epoch(replace(RECORD, epoch=epoch), tiny_forecaster())
+            now[0] += 5
+    assert drawn == [(1, 100.0), (5, 121.0), (9, 142.0)]
 
 
 def test_chosen_examples_are_each_servers_latest() -> None:

@@ -21,6 +21,20 @@ def test_rate_scale_and_independence(rate: float) -> None:
         assert together == pytest.approx((1 - rate) ** 2, abs=0.004)
 
 
+@pytest.mark.parametrize("rate", [1e-7, 1 - 1e-7])
+def test_extreme_rates_are_the_nearest_there_are(rate: float) -> None:
+    torch.manual_seed(0)
+    mask = keep_mask(torch.empty(4 * N, dtype=torch.float64), rate)
+    assert 0 < float((mask > 0).double().mean()) < 1
+    assert float(mask.mean()) == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_other_rates_are_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=f"dropout rate {rate} must be"):
+        Dropout(rate)
+
+
 def test_masks_of_any_size_follow_the_seed() -> None:
     torch.manual_seed(1)
     first = [keep_mask(torch.empty(n), 0.5) for n in (1, 2, 3, 5, 8, 13)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tft.fast_selection
-from tests.builders import TINY, random_inputs, tiny_network
+from tests.builders import TINY, random_inputs, tiny_network, without_dropout
 from tests.test_layers import perturb
 from tft.attention import InterpretableMultiHeadAttention
 from tft.dropout import Dropout
@@ -122,6 +122,29 @@ def test_nothing_hidden_is_a_mask_too() -> None:
     torch.testing.assert_close(found, (weights @ v.mT.unsqueeze(1)).mT)
 
 
+def test_one_mask_for_all_windows() -> None:
+    torch.manual_seed(0)
+    attention = InterpretableMultiHeadAttention(8, 2).eval()
+    queries, keys = torch.randn(4, 3, 8), torch.randn(4, 5, 8)
+    mask = torch.ones(3, 5, dtype=torch.bool).tril(2)
+    found = [attention(queries, keys, m) for m in (mask[None], mask.expand(4, 3, 5))]
+    use_fast_path(attention, False)
+    for forecast in found:
+        torch.testing.assert_close(forecast, attention(queries, keys, mask[None]))
+
+
+def test_in_pieces_of_the_size_they_are_cut_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    selection, embedding = VariableSelection(4, 8, 32), RealEmbedding(4, 8)
+    x = torch.randn(19, 300, 4, 2)
+    rows = 19 * 300
+    assert 1 < rows * 4 * 32 / tft.fast_selection.PIECE < 3
+    found = selection(x, embedding)[0]
+    selection.fast_path = False
+    torch.testing.assert_close(found, selection(x, embedding)[0])
+
+
 def test_a_second_derivative_is_refused() -> None:
     q = torch.randn(1, 1, 2, 3, requires_grad=True)
     out = attend(q, q.detach(), torch.randn(1, 2, 3), torch.ones(1, 3, 3, dtype=torch.bool))
@@ -144,11 +167,7 @@ def test_asking_for_weights_keeps_the_path_and_changes_nothing() -> None:
 def test_under_autocast_it_computes_in_float32(dtype: torch.dtype) -> None:
     """Half precision costs more than it saves there; gradients come back in the weights' own."""
     network, inputs = tiny_network(dtype=torch.float32).train(), random_inputs(dtype=torch.float32)
-    for module in network.modules():
-        if hasattr(module, "rate"):
-            module.rate = 0.0
-        if isinstance(module, VariableSelection):
-            module.dropout = 0.0
+    without_dropout(network)
     exact, gradients = results(network, inputs, fast=True)
     with torch.autocast("cpu", dtype=dtype):
         found, half = results(network, inputs, fast=True)

@@ -16,10 +16,11 @@ LEVELS = 1 << 16  # of the rate: an element is dropped where its 16 bits lie bel
 def keep_mask(like: Tensor, rate: float, shape: tuple[int, ...] | None = None) -> Tensor:
     """Return a mask of `shape` (that of `like`): 0 with probability `rate`, else 1 / (1 - rate).
 
-    The rate is rounded to 1 / 65,536, the scale belongs to the rounded rate: the mean is exactly 1.
+    The rate, above 0 and below 1, is rounded to 1 / 65,536, and the scale belongs to the rounded
+    one: but for the dtype's rounding the mean is 1.
     """
     shape = tuple(like.shape) if shape is None else shape
-    dropped = round(rate * LEVELS)
+    dropped = min(max(round(rate * LEVELS), 1), LEVELS - 1)
     count = torch.Size(shape).numel()
     draws = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
     bits = draws.random_(-(2**63), None).view(torch.int16)[:count].view(shape)
@@ -42,6 +43,8 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"dropout rate {rate} must be at least 0 and below 1")
         self.rate = rate
         self.fast_path = True
 

@@ -24,12 +24,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tenso
         queries: [B, N, d, H].
         keys: [B, N, d, L].
         values: [B, d, L].
-        mask: bool [B, H, L], True where a query may look; at least one key for each query.
+        mask: bool, broadcasts to [B, H, L], True where a query may look: at least at one key.
 
     Returns:
         [B, N, d, H], in float32 under autocast.
     """
-    heads: Tensor = _Attend.apply(queries, keys, values, ~mask)  # type: ignore[no-untyped-call]
+    hidden = (~mask).expand(queries.shape[0], queries.shape[-1], keys.shape[-1])
+    heads: Tensor = _Attend.apply(queries, keys, values, hidden)  # type: ignore[no-untyped-call]
     return heads
 
 

@@ -1,7 +1,8 @@
 """Where the hand-derived layers run instead of the readable ones, which they equal.
 
 They are written for a CPU, whose caches they spare. A GPU, a compiler and an exporter are given the
-readable ones, made of operations they know.
+readable ones, made of operations they know. `torch.func`, forward-mode derivatives and second
+derivatives need `use_fast_path(module, False)`.
 """
 
 import torch

@@ -105,7 +105,7 @@ def _pieces(
     """Cut the rows; all pieces but the last use the same buffers."""
     V, _, D = layers.sizes
     N = weights.shape[1]
-    n = min(N, PIECE // (V * D) | 16)  # never a power of 2, whose rows share places in the cache
+    n = min(N, PIECE // (V * D) | 16)  # seldom a power of 2, whose rows share places in the cache
     buffers = _Buffers.make(layers, n)
     for start in range(0, N, n):
         rows = slice(start, min(start + n, N))

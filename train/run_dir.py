@@ -32,7 +32,7 @@ from train.state import TrainState
 from train.step import StepResult
 
 MODEL_DIR = "model"
-DRAWING_SHARE = 0.05  # of the time, at most: pictures of quick epochs are left out
+DRAWING_SHARE = 0.05  # of the time after the first picture: quick epochs have none
 CONFIG, METRICS, INFO, DATA = "config.json", "metrics.jsonl", "training_info.json", "data.txt"
 SKIPPED = "skipped.jsonl"
 
@@ -53,7 +53,7 @@ class RunDirectory:
             path: of the directory.
             config: of the training.
             resume: whether it may hold a run already.
-            examples: windows whose forecasts TensorBoard shows, epoch by epoch.
+            examples: windows whose forecasts TensorBoard shows, of epochs that are not too quick.
 
         Raises:
             ValueError: it is not empty and `resume` is false, or another process is at work in it.
