@@ -10,7 +10,6 @@ Peak memory is that of the training process: what loader workers hold is not cou
 
 import itertools
 import json
-import os
 import sys
 import tempfile
 import time
@@ -26,11 +25,9 @@ from benchmarks.memory import forget_peak, peak_memory
 from data.windows import WindowStore
 from tft.batch import WindowBatch
 from train.config import TrainConfig
-from train.device import choose_device
 from train.loop import fit
 from train.lr_find import lr_range_test
 from train.prepare import Prepared
-from train.ranks import ALONE, Ranks, joined
 from train.record import EpochRecord
 from train.run_dir import Bystander, RunDirectory
 from train.state import TrainState
@@ -169,11 +166,9 @@ class Listener(Bystander):
         self.lines.append(asdict(record))
 
 
-def prepared_for(
-    task: Task, config: TrainConfig, ranks: Ranks = ALONE
-) -> tuple[Prepared, TrainLoader]:
+def prepared_for(task: Task, config: TrainConfig) -> tuple[Prepared, TrainLoader]:
     """Return what is trained on, and the phase's loader."""
-    prepared = TFTTrainer(config, say=lambda line: None).prepare(task.data, ranks)
+    prepared = TFTTrainer(config, say=lambda line: None).prepare(task.data)
     loader: TrainLoader = prepared.train_loader
     if PHASES[task.phase].per_sample:
         forecaster = prepared.forecaster
@@ -189,14 +184,8 @@ def measure_steps(task: Task) -> dict[str, Any]:
     libraries, data and weights.
     """
     config = configured(task)
-    with joined(choose_device(config.device)) as ranks:
-        return time_steps(task, config, ranks)
-
-
-def time_steps(task: Task, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
-    """Time steps as one of the ranks; memory is that of all of them."""
-    prepared, loader = prepared_for(task, config, ranks)
-    state = TrainState(prepared.forecaster, config, ranks=ranks)
+    prepared, loader = prepared_for(task, config)
+    state = TrainState(prepared.forecaster, config)
     state.forecaster.train()
     cuda = state.device.type == "cuda"
     if cuda:
@@ -212,22 +201,21 @@ def time_steps(task: Task, config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     while not enough:
         last = time.perf_counter()
         for group in itertools.islice(grouped(loader.epoch(epoch), config), whole_steps):
-            train_step(state.model, group, state.optimizer, state.scaler, config, ranks)
+            train_step(state.model, group, state.optimizer, state.scaler, config)
             seconds.append(time.perf_counter() - last)
             last = time.perf_counter()
-            (spent,) = ranks.most(sum(seconds[WARM_UP:]))
+            spent = sum(seconds[WARM_UP:])
             if enough := len(seconds) > WARM_UP and spent >= task.seconds:
                 break
         epoch += 1
     peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
-    above = ranks.sum(torch.tensor(peak - before, device=state.device))
     step = median(seconds[WARM_UP:])
     return {
         "windows_per_second": size / step,
         "step_ms": 1e3 * step,
         "steps": len(seconds) - WARM_UP,
         "batch_size": config.batch_size,
-        "peak_bytes": int(above),
+        "peak_bytes": peak - before,
         "parameters": sum(p.numel() for p in prepared.forecaster.parameters()),
     }
 
@@ -267,6 +255,4 @@ MEASURES = {"steps": measure_steps, "training": measure_training}
 
 if __name__ == "__main__":
     given = Task(**json.loads(sys.argv[1]))
-    answer = json.dumps(MEASURES[given.measure](given))
-    if os.environ.get("RANK", "0") == "0":
-        print(answer)
+    print(json.dumps(MEASURES[given.measure](given)))

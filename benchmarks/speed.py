@@ -134,14 +134,10 @@ def fleet_of(servers: int, hours: int) -> FleetSpec:
     return FleetSpec(hours=hours, **counts)
 
 
-def measure(module: str, task: dict[str, Any], ranks: int = 1) -> Row:
-    """Run one measurement in a process of its own, or in ranks of one thread each."""
-    command = [sys.executable, "-W", "ignore", "-m"]
+def measure(module: str, task: dict[str, Any]) -> Row:
+    """Run one measurement in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", json.dumps(task)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if ranks > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-        environment["OMP_NUM_THREADS"] = "1"
-    command += [f"benchmarks.{module}", json.dumps(task)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         click.echo(done.stderr, err=True)
@@ -188,9 +184,6 @@ def time_steps(
     for size in sizes:
         changed = {**task, "phase": LAST, "settings": {**whole, "batch_size": size}}
         ways[f"{LAST}, batch {size}"] = partial(measure, "phases", changed)
-        if settings["device"] == "cpu" and (cores := torch.get_num_threads()) > 1:
-            name = f"{LAST}, batch {size}, {cores} ranks"
-            ways[name] = partial(measure, "phases", changed, ranks=cores)
     for targets in (1, len(METRICS)) if peer else ():
         asked = {"data": str(data), "targets": targets, "seconds": seconds}
         ways[f"pytorch-forecasting, {targets} target(s)"] = partial(measure, "peers", asked)
@@ -241,10 +234,10 @@ def merge(trained: dict[str, Row], steps: dict[str, Row]) -> dict[str, Row]:
 
 
 def steps_of_last(steps: dict[str, Row]) -> Row:
-    """Return phase 3's steps in one process, at its own batch size or else the largest measured."""
+    """Return phase 3's steps at its own batch size, or else at the largest measured."""
     own = f"{LAST}, batch {PHASES[LAST].settings['batch_size']}"
-    alone = [name for name in steps if name.startswith(LAST) and "ranks" not in name]
-    return steps[own if own in alone else alone[-1]]
+    there = [name for name in steps if name.startswith(LAST)]
+    return steps[own if own in there else there[-1]]
 
 
 def judge(trained: dict[str, Row], steps: dict[str, Row]) -> list[Row]:
