@@ -1,10 +1,15 @@
 """What holds for every test."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# Before torch is imported: several test processes that share the cores would wait for each other's
+# threads at every operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run: a failure is the change's, not the draw's.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
