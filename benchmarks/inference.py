@@ -27,6 +27,7 @@ import click
 import torch
 
 from benchmarks.machine import ROOT, measured_on
+from benchmarks.sizes import parse_sizes
 from tft.batch import WindowBatch
 from tft.fast_path import use_fast_path
 from tft.forecaster import Forecaster, network_config
@@ -55,20 +56,9 @@ MANY_SECONDS, FILE_SECONDS, IMPORT_SECONDS, HELP_SECONDS = 0.2, 1.0, 0.1, 0.3
 HEADER = ("servers", "layers", "repeats", "median s", "worst s", "windows/s")
 
 
-def parse_servers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
-    """Read numbers of servers, fewest first."""
-    try:
-        sizes = tuple(sorted({int(size) for size in text.split(",")}))
-    except ValueError:
-        sizes = (0,)
-    if sizes[0] < 1:
-        raise click.BadParameter(f"{text!r}; expected numbers of servers, such as 1,20,160")
-    return sizes
-
-
 @click.command()
 @click.option(
-    "--servers", "sizes", default="1,20,160,10000", callback=parse_servers, show_default=True
+    "--servers", "sizes", default="1,20,160,10000", callback=parse_sizes, show_default=True
 )
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)

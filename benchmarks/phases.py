@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+import data.loaders
 from benchmarks.memory import forget_peak, peak_memory
 from data.windows import WindowStore
 from tft.batch import WindowBatch
@@ -121,27 +122,26 @@ def configured(task: Task) -> TrainConfig:
 class PerSampleLoader:
     """Fetches windows one by one and stacks them, as a PyTorch dataset with a sampler does."""
 
-    def __init__(self, loader: Any, store: WindowStore) -> None:
+    def __init__(self, loader: data.loaders.TrainLoader, store: WindowStore) -> None:
         """Take another loader's windows, out of a store on the CPU."""
         self.loader, self.store = loader, store
 
     @property
     def windows_per_epoch(self) -> int:
         """Windows in an epoch."""
-        return int(self.loader.windows_per_epoch)
+        return self.loader.windows_per_epoch
 
     @property
     def sampled(self) -> bool:
         """Whether an epoch leaves windows out."""
-        return bool(self.loader.sampled)
+        return self.loader.sampled
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def names(self, epoch: int, batch: int) -> list[str]:
         """Name the windows of a batch."""
-        names: list[str] = self.loader.names(epoch, batch)
-        return names
+        return self.loader.names(epoch, batch)
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[WindowBatch]:
         """Yield the batches of an epoch, the same windows in the same order."""
@@ -169,12 +169,11 @@ class Listener(Bystander):
 def prepared_for(task: Task, config: TrainConfig) -> tuple[Prepared, TrainLoader]:
     """Return what is trained on, and the phase's loader."""
     prepared = TFTTrainer(config, say=lambda line: None).prepare(task.data)
-    loader: TrainLoader = prepared.train_loader
     if PHASES[task.phase].per_sample:
         forecaster = prepared.forecaster
         series = prepared.read.fleet, forecaster.schema, "cpu", forecaster.facts.servers
-        loader = PerSampleLoader(loader, WindowStore(*series))
-    return prepared, loader
+        return prepared, PerSampleLoader(prepared.train_loader, WindowStore(*series))
+    return prepared, prepared.train_loader
 
 
 def measure_steps(task: Task) -> dict[str, Any]:

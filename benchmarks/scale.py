@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from benchmarks.growth import judge_growth, time_growth
 from benchmarks.machine import ROOT, measured_on
 from benchmarks.memory import forget_peak, peak_memory
+from benchmarks.sizes import parse_sizes
 from data.loaders import TrainLoader
 from data.reading import read_fleet
 from data.sampling import WindowOrder
@@ -56,20 +57,9 @@ HEADER = (
 )  # fmt: skip
 
 
-def parse_servers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
-    """Read the sizes of the fleets, smallest first."""
-    try:
-        sizes = tuple(sorted({int(size) for size in text.split(",")}))
-    except ValueError:
-        sizes = (0,)
-    if sizes[0] < 1:
-        raise click.BadParameter(f"{text!r}; expected numbers of servers, such as 20,100,1000")
-    return sizes
-
-
 @click.command()
 @click.option(
-    "--servers", "sizes", default="20,100,1000,10000", callback=parse_servers, show_default=True
+    "--servers", "sizes", default="20,100,1000,10000", callback=parse_sizes, show_default=True
 )
 @click.option("--days", type=click.IntRange(2), default=30, show_default=True)
 @click.option(

@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.machine import ROOT, measured_on
 from benchmarks.phases import METRICS, OWNED, PHASES, Task, configured
+from benchmarks.sizes import parse_sizes
 from cli import PROFILES
 from data.synthetic import FleetSpec, write_fleet
 from report.console import ProgressLine
@@ -42,17 +43,6 @@ STEP_HOURS = 120  # of the data set for steps: four days' windows with a whole d
 EPOCHS = 20
 
 
-def parse_batches(_: click.Context, __: click.Parameter, text: str) -> list[int]:
-    """Read batch sizes, smallest first."""
-    try:
-        sizes = sorted({int(size) for size in text.split(",")})
-    except ValueError:
-        sizes = [0]
-    if sizes[0] < 1:
-        raise click.BadParameter(f"{text!r}; expected numbers of windows, such as 32,64")
-    return sizes
-
-
 @click.command()
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--hours", type=click.IntRange(23), default=24, show_default=True, help="Of data.")
@@ -63,14 +53,14 @@ def parse_batches(_: click.Context, __: click.Parameter, text: str) -> list[int]
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of steps.")
 @click.option("--seconds", type=click.FloatRange(0), default=6.0, show_default=True)
 @click.option(
-    "--batches", default="32,64", callback=parse_batches, show_default=True,
+    "--batches", default="32,64", callback=parse_sizes, show_default=True,
     help="Sizes of phase 3's steps.",
 )  # fmt: skip
 @click.option("--set", "pairs", multiple=True, help="key=value for every phase (JSON value).")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Write the record.")
 def speed(
     device: str, hours: int, servers: int, epochs: int, full: bool, peer: bool, rounds: int,
-    seconds: float, batches: list[int], pairs: Sequence[str], record: Path | None,
+    seconds: float, batches: tuple[int, ...], pairs: Sequence[str], record: Path | None,
 ) -> None:  # fmt: skip
     """Train in four ways and judge the documented claim by what was measured."""
     if record is not None:
@@ -172,7 +162,12 @@ def train_phases(data: Path, settings: dict[str, Any], full: bool) -> dict[str, 
 
 
 def time_steps(
-    data: Path, settings: dict[str, Any], sizes: list[int], rounds: int, seconds: float, peer: bool
+    data: Path,
+    settings: dict[str, Any],
+    sizes: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    peer: bool,
 ) -> dict[str, Row]:
     """Time steady-state steps of every way in turn; medians over the rounds."""
     whole = {**settings, "min_context_length": settings.get("context_length", 288)}

@@ -126,4 +126,4 @@ def test_files_are_left_out_where_they_cannot_be_read(monkeypatch: pytest.Monkey
 def test_sizes_that_are_none_are_refused(servers: str) -> None:
     result = CliRunner().invoke(inference.inference, ["--servers", servers])
     assert result.exit_code == 2
-    assert "expected numbers of servers, such as 1,20,160" in result.stderr
+    assert "expected numbers from 1, such as 1,20,160" in result.stderr

@@ -95,4 +95,4 @@ def test_a_table_that_is_there_is_used_and_one_half_written_is_not(tmp_path: Pat
 def test_sizes_that_are_none_are_refused(servers: str) -> None:
     result = CliRunner().invoke(scale, ["--servers", servers])
     assert result.exit_code == 2
-    assert "expected numbers of servers, such as 20,100,1000" in result.stderr
+    assert "expected numbers from 1, such as 20,100,1000" in result.stderr

@@ -156,8 +156,8 @@ def test_a_missing_peer_is_named_with_its_remedy() -> None:
         (["--set", "hidden_size"], "expected key=value"),
         (["--set", "epochs=3"], "epochs belongs to the phases"),
         (["--set", "hiden_size=3"], "did you mean hidden_size"),
-        (["--batches", "a"], "expected numbers of windows"),
-        (["--batches", "0,32"], "expected numbers of windows"),
+        (["--batches", "a"], "expected numbers from 1, such as 32,64"),
+        (["--batches", "0,32"], "expected numbers from 1, such as 32,64"),
         (["--peer", "--set", "hidden_size=64"], "--peer trains on the CPU"),
     ],
 )
