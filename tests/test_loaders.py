@@ -72,7 +72,7 @@ def test_workers_leave_the_process_group() -> None:
     """A signal to the whole group, as timeout(1) sends it, is for the process that trains."""
     others = set(active_children())
     batches = loader(num_workers=2).epoch(0)
-    next(batches)
+    next(batches), next(batches)  # one of each worker, so that both have begun
     workers = set(active_children()) - others
     assert len(workers) == 2
     assert all(os.getpgid(worker.pid or 0) != os.getpgrp() for worker in workers)
