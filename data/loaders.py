@@ -4,7 +4,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 
@@ -176,16 +176,14 @@ class _Workers:
         try:
             yield from self._start()
         except (RuntimeError, OSError, EOFError) as error:
-            # Whatever broke first, a lost worker is the cause; its end may be a moment away.
-            multiprocessing.connection.wait([p.sentinel for p in self.processes], timeout=1.0)
-            for process in self.processes:
-                if not process.is_alive():
-                    raise ChildProcessError(
-                        f"data loading worker {process.pid} was lost ({_ending(process)}), as "
-                        "happens when memory runs out; lower num_workers "
-                        f"({self.loader.num_workers}) or free memory, and go on with --resume"
-                    ) from error
-            raise
+            process = first_lost(self.processes)  # whatever broke first, that is the cause
+            if process is None:
+                raise
+            raise ChildProcessError(
+                f"data loading worker {process.pid} was lost ({_ending(process)}), as happens "
+                f"when memory runs out; lower num_workers ({self.loader.num_workers}) or free "
+                "memory, and go on with --resume"
+            ) from error
 
     def _start(self) -> Iterator[WindowBatch]:
         """Start an epoch, and the processes with the first one."""
@@ -197,6 +195,16 @@ class _Workers:
             # worker is found where its batch is waited for.
             signal.signal(signal.SIGCHLD, handler)
         return batches
+
+
+def first_lost(processes: Collection[BaseProcess], seconds: float = 1.0) -> BaseProcess | None:
+    """Return a process that has ended, or is about to within so many seconds; None if none is."""
+    closed = multiprocessing.connection.wait([p.sentinel for p in processes], seconds)
+    for process in processes:
+        if process.sentinel in closed:
+            process.join()  # a dying process closes its files a moment before it can be waited for
+            return process
+    return None
 
 
 def _leave_process_group(_: int) -> None:

@@ -1,13 +1,15 @@
 """Batches are the same whoever gathers them."""
 
+import multiprocessing
 import os
+import time
 from multiprocessing import active_children
 
 import numpy as np
 import pytest
 import torch
 
-from data.loaders import EvalLoader, TrainLoader
+from data.loaders import EvalLoader, TrainLoader, first_lost
 from data.sampling import WindowOrder
 from data.windows import WindowStore, index_windows
 from tests.builders import SCHEMA, small_fleet
@@ -95,3 +97,25 @@ def test_what_goes_wrong_in_a_living_worker_is_said_as_it_is() -> None:
     there.store.values = there.store.values.flatten()
     with pytest.raises(RuntimeError, match="in DataLoader worker process 0"):
         list(there.epoch(0))
+
+
+def _close_files_long_before_the_end() -> None:
+    os.closerange(3, 256)
+    time.sleep(0.3)
+    os._exit(7)
+
+
+def test_a_dying_worker_is_waited_for() -> None:
+    """A killed process closes its pipes, which breaks whoever reads them, before it has ended."""
+    fork = multiprocessing.get_context("fork")
+    living, dying = fork.Process(target=time.sleep, args=(60,)), None
+    living.start()
+    try:
+        assert first_lost([living], 0.01) is None
+        dying = fork.Process(target=_close_files_long_before_the_end)
+        dying.start()
+        assert first_lost([living, dying], 10) is dying
+        assert dying.exitcode == 7
+    finally:
+        living.kill()
+        living.join()

@@ -34,7 +34,7 @@ def test_a_killed_worker_is_named_and_the_run_can_go_on(
     workers = children(process)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
-    assert process.wait(30) == 1
+    assert process.wait(30) == 1, process.errors
     (line,) = [line for line in process.errors.splitlines() if "rror" in line]
     assert line.startswith(f"Error: data loading worker {workers[1]} was lost (SIGKILL)")
     assert "memory" in line and "lower num_workers (2)" in line and "--resume" in line
