@@ -1,8 +1,10 @@
 """Write the README's tables from the recorded results: `python -m benchmarks.readme`."""
 
 import json
+from statistics import mean
 from typing import Any
 
+from benchmarks.accuracy_text import LIGHTGBM, as_markdown
 from benchmarks.machine import ROOT
 from benchmarks.record import RESULTS
 from tft.bundle import write_atomically
@@ -26,6 +28,7 @@ def measured_section() -> str:
         _accuracy(
             "bitbrains", "48 real machines (Bitbrains `rnd` traces, 2013), `--max-minutes 15`"
         ),
+        *_accuracy_peers(),
         _speed(),
         _inference(),
         _scale(),
@@ -64,6 +67,27 @@ def _accuracy(name: str, title: str) -> str:
     covered = " | ".join(f"{100 * row['coverage']:.0f} %" for row in rows["tft"])
     lines.append(f"| ticks inside this one's 80 % interval | {covered} |")
     return "\n".join(lines) + "\n"
+
+
+def _accuracy_peers() -> list[str]:
+    """Return the tables beside peers, if they were recorded."""
+    path = RESULTS / "accuracy.json"
+    if not path.exists():
+        return []
+    result: dict[str, Any] = json.loads(path.read_text())
+    machine = result["on"]
+    learnt = [r for r in result["results"] if r["forecaster"] == LIGHTGBM]
+    lightgbm = mean(r["facts"]["train_seconds"] for r in learnt) / 60 if learnt else 0.0
+    quicker = f" (LightGBM {lightgbm:.1f})" if learnt else ""
+    title = (
+        f"**Beside peers, `python -m benchmarks.accuracy --peers`** on {result['data']}: trained "
+        f"on two thirds of the servers before {result['cutoff'][:10]}, judged from then on; "
+        f"{result['minutes']:g} minutes of training{quicker}, mean ± standard "
+        f"deviation of {result['seeds']} seeds, {result['jobs']} trainings side by side on "
+        f"{machine['cores']} cores ({machine['processor']}). Loss, and ticks inside the 80 % "
+        "interval.\n"
+    )
+    return [title, as_markdown(result)]
 
 
 def _scale() -> str:

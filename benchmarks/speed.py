@@ -124,14 +124,18 @@ def fleet_of(servers: int, hours: int) -> FleetSpec:
     return FleetSpec(hours=hours, **counts)
 
 
-def measure(module: str, task: dict[str, Any]) -> Row:
-    """Run one measurement in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", json.dumps(task)]
+def measure(
+    module: str, task: dict[str, Any], python: str = sys.executable, threads: int | None = None
+) -> Row:
+    """Run one measurement in a process of its own; `threads`: as many as here, if None."""
+    command = [python, "-W", "ignore", "-m", f"benchmarks.{module}", json.dumps(task)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         click.echo(done.stderr, err=True)
-        missing = module == "peers" and "ModuleNotFoundError" in done.stderr
+        missing = module.startswith("peer") and "ModuleNotFoundError" in done.stderr
         hint = "; install the extra `peers`" if missing else ", see above"
         raise click.ClickException(f"benchmarks.{module} {task} failed{hint}")
     row: Row = json.loads(done.stdout.strip().splitlines()[-1])
