@@ -149,10 +149,10 @@ def whole_windows(
     length = day + horizon
     found = []
     for server in servers.tolist():
-        seen = (~np.isnan(fleet.series(server)[:, :num_targets])).all(axis=1)
-        if len(seen) < length:
+        values = fleet.series(server)[:, :num_targets]
+        if len(values) < length:
             continue
-        total = np.concatenate([[0], np.cumsum(seen)])
+        total = np.concatenate([[0], np.cumsum((~np.isnan(values)).all(axis=1))])
         whole = np.flatnonzero(total[length:] - total[:-length] == length)
         origin = int(fleet.first_tick[server]) + day + whole
         if first_origin is not None:
