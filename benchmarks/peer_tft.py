@@ -51,17 +51,19 @@ def time_series(
     observed: Sequence[str],
     normalisers: Sequence[Any],
     group: str = "server_name",
+    categories: Sequence[str] = ("server_name", "profile"),
     static_reals: Sequence[str] = (),
     encoders: dict[str, Any] | None = None,
 ) -> Any:
     """Build pytorch-forecasting's data set of 288 + 96 ticks.
 
     Args:
-        frame: rows of `with_calendar`, without NaN; also columns server_name and profile.
+        frame: rows of `with_calendar`, without NaN.
         targets: columns to forecast.
         observed: other columns, seen in the past only.
         normalisers: one for each target.
         group: column that tells series apart.
+        categories: static columns of words.
         static_reals: columns of one number per server.
         encoders: of categories.
     """
@@ -73,7 +75,7 @@ def time_series(
         frame, time_idx="tick", target=list(targets) if many else targets[0], group_ids=[group],
         min_encoder_length=CONTEXT, max_encoder_length=CONTEXT,
         min_prediction_length=HORIZON, max_prediction_length=HORIZON,
-        static_categoricals=["server_name", "profile"], static_reals=list(static_reals),
+        static_categoricals=list(categories), static_reals=list(static_reals),
         time_varying_known_reals=CALENDAR, time_varying_unknown_reals=[*targets, *observed],
         allow_missing_timesteps=True, categorical_encoders=encoders or {},
         target_normalizer=MultiNormalizer(list(normalisers)) if many else normalisers[0],
@@ -148,7 +150,6 @@ def training_frame(fleet: Fleet) -> pd.DataFrame:
     ])  # fmt: skip
     frame = pd.DataFrame(fleet.values, columns=list(fleet.metrics)).assign(tick=tick)
     frame = frame.assign(
-        server_name=np.array(fleet.servers)[server],
         profile=np.array([profile or "" for profile in fleet.profiles])[server],
         series=np.array(fleet.servers)[server],
         **{name: fleet.static[server, i] for i, name in enumerate(fleet.static_names)},
@@ -165,18 +166,18 @@ def data_sets(frame: pd.DataFrame, fleet: Fleet, num_targets: int) -> tuple[Any,
 
     begin, end = frame["tick"].min(), frame["tick"].max() + 1
     cut = end - round((end - begin) * VALIDATION_SHARE)
-    # Of categories first met in a forecast: a machine never seen, a window as a series of its own.
-    strangers = {
-        name: NaNLabelEncoder(add_nan=True) for name in ("server_name", "profile", "series")
-    }
-    # Each window is normalised by its own history: a GroupNormalizer knows the scales of the
-    # servers trained on, and gives a machine never seen that of the average one.
+    # Of words first met in a forecast: a profile never seen, a window as a series of its own.
+    strangers = {name: NaNLabelEncoder(add_nan=True) for name in ("profile", "series")}
+    # For machines never seen: each window is normalised by its own history, as a GroupNormalizer
+    # would give them the scale of the average server; and names of servers are no input, as theirs
+    # would be read through an embedding that was never trained.
     windows = time_series(
         frame[frame["tick"] < cut],
         fleet.metrics[:num_targets],
         fleet.metrics[num_targets:],
         [EncoderNormalizer() for _ in range(num_targets)],
         group="series",
+        categories=["profile"],
         static_reals=fleet.static_names,
         encoders=strangers,
     )
@@ -237,7 +238,6 @@ def window_frame(
     frame = pd.DataFrame(values.astype(np.float32), columns=list(fleet.metrics)).assign(
         tick=tick.reshape(-1),
         series=np.repeat(np.arange(n).astype(str), each),
-        server_name=np.repeat(asked.server[some], each),
         profile=np.repeat(asked.profile[some], each),
         **{
             name: np.repeat(np.nan_to_num(asked.static[some, i]), each)
