@@ -79,13 +79,14 @@ def _accuracy_peers() -> list[str]:
     learnt = [r for r in result["results"] if r["forecaster"] == LIGHTGBM]
     lightgbm = mean(r["facts"]["train_seconds"] for r in learnt) / 60 if learnt else 0.0
     quicker = f" (LightGBM {lightgbm:.1f})" if learnt else ""
+    jobs = result["jobs"]
+    beside = f", {jobs} trainings side by side on {result['threads_each']} of them each"
     title = (
-        f"**Beside peers, `python -m benchmarks.accuracy --peers`** on {result['data']}: trained "
+        f"**Beside peers, `python -m benchmarks.accuracy --peers`** on `{result['data']}`: trained "
         f"on two thirds of the servers before {result['cutoff'][:10]}, judged from then on; "
-        f"{result['minutes']:g} minutes of training{quicker}, mean ± standard "
-        f"deviation of {result['seeds']} seeds, {result['jobs']} trainings side by side on "
-        f"{machine['cores']} cores ({machine['processor']}). Loss, and ticks inside the 80 % "
-        "interval.\n"
+        f"{result['minutes']:g} minutes of training{quicker} on {machine['cores']} cores "
+        f"({machine['processor']}){beside if jobs > 1 else ''}; mean ± standard deviation of "
+        f"{result['seeds']} seeds. Weighted quantile loss, and ticks inside the 80 % interval.\n"
     )
     return [title, as_markdown(result)]
 
