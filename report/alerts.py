@@ -33,7 +33,7 @@ class OperatingPoint:
     probability: float
     """Alerts are raised from it on."""
     alerts: int
-    """Raised; consecutive alerting origins are one."""
+    """Raised; consecutive alerting origins are one, for as long as an alert looks ahead."""
     true_alerts: int
     """Followed by an episode in time."""
     episodes: int
@@ -194,17 +194,26 @@ def tally(
         episodes: `warnable` ones of the metric.
     """
     alerting = history.may_alert[:, column] & (chance >= probability)
-    goes_on = np.zeros(len(alerting), dtype=np.bool_)
-    goes_on[1:] = (
-        alerting[:-1] & (np.diff(history.server) == 0) & (np.diff(history.origin) == watch.every)
-    )
-    begins = alerting & ~goes_on
+    begins = _alert_begins(history, alerting, watch)
     number = np.cumsum(begins)
     true_alerts = np.unique(number[alerting & history.followed[:, column]])
     first = _first_within(np.flatnonzero(alerting), episodes.low, episodes.high)
     caught = first >= 0
     lead = episodes.start[caught] - history.origin[first[caught]] + 1
     return Tally(int(begins.sum()), len(true_alerts), len(episodes.start), lead)
+
+
+def _alert_begins(history: History, alerting: BoolArray, watch: Watch) -> BoolArray:
+    """Tell where alerts begin, [N]: after what does not alert, and again as far on as they look."""
+    goes_on = np.zeros(len(alerting), dtype=np.bool_)
+    goes_on[1:] = (
+        alerting[:-1] & (np.diff(history.server) == 0) & (np.diff(history.origin) == watch.every)
+    )
+    starts_run = alerting & ~goes_on
+    last_start = np.maximum.accumulate(np.where(starts_run, np.arange(len(alerting)), 0))
+    renewals = (history.origin - history.origin[last_start]) // watch.farthest
+    renewed = alerting & goes_on & (np.diff(renewals, prepend=0) != 0)
+    return np.asarray(starts_run | renewed)
 
 
 def operating_point(

@@ -68,25 +68,22 @@ def choose_thresholds(
     Raises:
         ValueError: a threshold is given for what is no target metric, or is not finite.
     """
-    targets = forecaster.schema.targets
     names, given = forecaster.schema.target_names, given or {}
     for name, value in given.items():
         if name not in names:
             raise ValueError(f"threshold for {name!r}, which is not forecast; give {names}")
         if not np.isfinite(value):
             raise ValueError(f"threshold of {name} is {value}; give a finite number in its unit")
-    thresholds: dict[str, float] = {}
-    for column, metric in enumerate(targets):
+    thresholds = {}
+    for column, metric in enumerate(forecaster.schema.targets):
         if metric.name in given:
-            thresholds[metric.name] = float(given[metric.name])
+            threshold = given[metric.name]
         elif metric.upper == PERCENT_BOUND:
-            thresholds[metric.name] = PERCENT_THRESHOLD
+            threshold = PERCENT_THRESHOLD
         else:
             rows = _training_rows(forecaster, fleet, column)
-            known = bool(len(rows))
-            thresholds[metric.name] = (
-                float(np.quantile(rows, TRAINING_QUANTILE)) if known else np.nan
-            )
+            threshold = float(np.quantile(rows, TRAINING_QUANTILE)) if len(rows) else np.nan
+        thresholds[metric.name] = float(threshold)
     return thresholds
 
 
@@ -142,12 +139,12 @@ def look_back(
     N, M = len(server), len(thresholds)
     flags = np.zeros((3, N, M), dtype=np.bool_)
     found: list[list[tuple[IntArray, IntArray]]] = [[] for _ in range(M)]
-    for number in np.unique(server):
-        rows = np.flatnonzero(server == number)
+    for number in np.unique(server).tolist():
+        rows = slice(*np.searchsorted(server, (number, number + 1)))
         first = int(fleet.first_tick[number])
         local = origin[rows] - first
         for column in range(M):
-            series = fleet.series(int(number))[:, column]
+            series = fleet.series(number)[:, column]
             start, *told = _one_series(series, float(thresholds[column]), local, watch)
             flags[:, rows, column] = told
             found[column].append((np.full(len(start), number), start + first))

@@ -12,9 +12,10 @@ The rules of the backtest, with their defaults:
   threshold) >= p; see `report.crossing`. None is raised in a breach (the last 30 minutes seen were
   not all below), on a cold start, or without a finite forecast; and an origin counts for nothing
   where less than half of the ticks 30 min to 8 h ahead were seen, as nobody knows what happened.
-* Consecutive alerting origins of a server and metric are **one alert**, as on a pager. It is true
-  if from one of its origins an episode starts 30 min to 8 h ahead; else it is a **false alarm**,
-  also where the episode starts sooner, when there was no time to act.
+* Consecutive alerting origins of a server and metric are **one alert**, as on a pager. It says
+  "within 8 h", so one that goes on longer is raised anew every 8 h: otherwise an alarm that never
+  ends would be a single one. It is true if from one of its origins an episode starts 30 min to 8 h
+  ahead; else it is a **false alarm**, also where the episode starts sooner, with no time to act.
 * **Recall** is the share of episodes with an alerting origin 30 min to 8 h before their start,
   among those with an origin there that may alert. Their **lead time** is from the first of these
   alerting origins to the start.

@@ -32,7 +32,7 @@ LEAD_SHADES = ("#cfe3f2", "#8fc0e4", "#4a98cd", "#0072B2")  # shortest lead firs
 MISSED = "#e4e4e4"
 FEW_ORIGINS = 30  # a share of fewer is drawn hollow
 MOST_PANELS = 6
-LABELLED = (0.05, 0.2, 0.5, 0.8)  # alarm probabilities written beside the model's curve
+LABELLED = (0.1, 0.5)  # alarm probabilities written beside the model's curve
 
 
 def warning_figures(report: WarningReport) -> list[Figure]:

@@ -29,7 +29,8 @@ NOTES = (
     "precision: share of alerts with an episode in time after them; recall: share of episodes "
     "warned of",
     "false/week: false alarms per server and week watched",
-    f"recall, few false: the highest at {MOST_FALSE:g} false alarm per server and week or fewer",
+    f"recall, few false: the highest at {MOST_FALSE:g} false alarm per server and week or fewer; "
+    f"{NO_SCORE} where every alarm brings more",
 )
 
 
