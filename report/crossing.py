@@ -12,9 +12,9 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating[Any]]
 
 # Measured on 6,840 held-out origins of the Bitbrains traces (cpu, disk writes, net in; Brier score
-# over that of the base rate): all steps as one 0.92 0.74 0.78, a draw every 2 h 0.86 0.73 0.75, every
-# hour 0.85 0.69 0.73, every 30 min 0.98 0.70 0.76, every step (5 min) 2.60 0.99 1.08. On memory, with
-# 0.3 % of origins followed by a breach, all as one was best: 0.93, every hour 1.11.
+# over that of the base rate): all steps as one 0.92 0.74 0.78, a draw every 2 h 0.86 0.73 0.75,
+# every hour 0.85 0.69 0.73, every 30 min 0.98 0.70 0.76, every step (5 min) 2.60 0.99 1.08. On
+# memory, where 0.3 % of origins were followed by a breach, all as one was best: 0.93, hourly 1.11.
 INDEPENDENT_SECONDS = 3_600
 
 
