@@ -48,7 +48,11 @@ def warning_section(report: WarningReport) -> Section:
     rows = alert_rows(report)
     strong = [number for number, row in enumerate(rows) if row[1] == model.name]
     captions = (
-        ("Operating curves", "Up and to the left is better. The numbers are alarm probabilities."),
+        (
+            "Operating curves",
+            f"Up and to the left is better. Numbers: alarm probabilities of {model.name}; "
+            f"dashed: {MOST_FALSE:g} false alarm per server and week.",
+        ),
         (
             "Calibration",
             "On the diagonal, what is said to happen in 3 of 10 cases does in 3 of 10.",

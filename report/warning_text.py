@@ -13,7 +13,7 @@ ALL_METRICS = "all metrics"
 WATCHED_HEADER = ("metric", "threshold", "episodes", "of servers", "may alert", "then reached")
 ALERTS_HEADER = (
     "metric", "forecaster", "alarm at", "precision", "recall", "F1", "false/week", "median lead",
-    "recall, few false", "alarm at",
+    "few false",
 )  # fmt: skip
 CURVE_HEADER = (
     "alarm at", "alerts", "precision", "recall", "F1", "false/week", "median lead",
@@ -29,7 +29,7 @@ NOTES = (
     "precision: share of alerts with an episode in time after them; recall: share of episodes "
     "warned of",
     "false/week: false alarms per server and week watched",
-    f"recall, few false: the highest at {MOST_FALSE:g} false alarm per server and week or fewer; "
+    f"few false: the highest recall at {MOST_FALSE:g} false alarm per server and week or fewer; "
     f"{NO_SCORE} where every alarm brings more",
 )
 
@@ -181,8 +181,7 @@ def alert_rows(report: WarningReport) -> list[list[str]]:
                     forecaster.name,
                     f"{point.probability:g}",
                     *_point_cells(point),
-                    share_cell(borne.recall) if borne else NO_SCORE,
-                    f"{borne.probability:g}" if borne else NO_SCORE,
+                    f"{share_cell(borne.recall)} at {borne.probability:g}" if borne else NO_SCORE,
                 ]
             )
     return rows
