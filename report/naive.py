@@ -116,6 +116,48 @@ def window_quantiles(
     return _hold(np.where(np.isnan(values), last, values), horizon)
 
 
+def straight_line(
+    history: FloatArray,
+    horizon: int,
+    quantiles: Sequence[float],
+    steps_per_day: int = STEPS_PER_DAY,
+) -> FloatArray:
+    """Go on along the least-squares line through the last 4 hours: Prometheus' `predict_linear`.
+
+    Other quantiles than the median follow a normal distribution as wide as the residuals (with
+    n - 2 degrees of freedom). With fewer than three observed ticks in these hours, all quantiles
+    are the last value observed.
+
+    Args:
+        history: [N, T, M] in raw units, NaN where missing.
+        horizon: H steps to forecast.
+        quantiles: Q levels between 0 and 1.
+        steps_per_day: D ticks in a day.
+
+    Returns:
+        [N, H, M, Q] float32.
+    """
+    recent = _last_day(history, steps_per_day)[:, -max(steps_per_day // 6, 3) :]
+    observed = ~np.isnan(recent)
+    tick = np.arange(-recent.shape[1], 0.0)[:, None]  # the first forecast tick is 0
+    middle, level = (
+        _mean(np.where(observed, tick, 0.0), observed),
+        _mean(recent, observed),
+    )  # [N, M]
+    run = np.where(observed, tick - middle[:, None], 0.0)
+    rise = np.where(observed, recent - level[:, None], 0.0)
+    slope = (run * rise).sum(axis=1) / np.maximum((run**2).sum(axis=1), 1e-9)
+    count = observed.sum(axis=1)
+    squares = ((rise - slope[:, None] * run) ** 2).sum(axis=1)
+    spread = np.sqrt(squares / np.maximum(count - 2, 1))
+    scale = np.array([NormalDist().inv_cdf(level) for level in quantiles])
+    ahead = np.arange(horizon)[:, None] - middle[:, None]  # [N, H, M]
+    line = level[:, None] + slope[:, None] * ahead
+    forecast = line[..., None] + spread[:, None, :, None] * scale
+    last = _last_observed(history)[:, None, :, None]
+    return np.where((count < 3)[:, None, :, None], last, forecast).astype(np.float32)
+
+
 NAIVE_FORECASTS: dict[str, NaiveForecast] = {
     "last_value": last_value,
     "seasonal_naive": seasonal_naive,

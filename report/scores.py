@@ -122,8 +122,8 @@ def horizon_buckets(
     for limit in [*(limit for limit in limits if limit < end), end]:
         stop = limit // step_seconds
         if stop > start:
-            name = f"{_duration(name_start)} to {_duration(limit)}"
-            buckets.append(Bucket(name if start else f"up to {_duration(limit)}", start, stop))
+            name = f"{duration(name_start)} to {duration(limit)}"
+            buckets.append(Bucket(name if start else f"up to {duration(limit)}", start, stop))
             start, name_start = stop, limit
     return tuple(buckets)
 
@@ -309,7 +309,7 @@ def _ratio(numerator: FloatArray, denominator: npt.NDArray[Any]) -> FloatArray:
     return undefined
 
 
-def _duration(seconds: int) -> str:
+def duration(seconds: int) -> str:
     """Write 1800 as '30 min', 7200 as '2 h', 5400 as '1 h 30 min'."""
     hours, rest = divmod(seconds, 3600)
     minutes, left = divmod(rest, 60)

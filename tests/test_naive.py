@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from report.naive import NAIVE_FORECASTS, last_value, masked_quantiles, yesterdays_values
+from report.naive import (
+    NAIVE_FORECASTS,
+    last_value,
+    masked_quantiles,
+    straight_line,
+    yesterdays_values,
+)
 from tests.test_scores import load_scorer
 
 THREE = (0.1, 0.5, 0.9)
@@ -147,3 +153,33 @@ def test_masked_quantiles_equal_numpys_on_the_observed(seed, ticks, missing):
             seen = series[~np.isnan(series)].astype(np.float64)
             expected = np.quantile(seen, SEVEN) if len(seen) else np.full(7, np.nan)
             np.testing.assert_allclose(ours[n, m], expected, rtol=1e-6)
+
+
+def test_a_straight_line_goes_on_through_gaps_and_from_the_last_four_hours_only():
+    history = (3.0 + 0.5 * np.arange(288))[None, :, None]
+    history[0, :240] = 999.0
+    history[0, 250:260] = np.nan
+    forecast = straight_line(history, 96, THREE)
+    expected = 3.0 + 0.5 * np.arange(288, 384)
+    for q in range(3):  # no residual, no spread
+        np.testing.assert_allclose(forecast[0, :, 0, q], expected, rtol=1e-5)
+
+
+def test_a_straight_line_is_as_wide_as_its_residuals():
+    """Against numpy's own least squares."""
+    history = make_history(7, (1, 288, 1)).astype(np.float64)
+    forecast = straight_line(history, 96, THREE)[0, :, 0]
+    tick = np.arange(240, 288)
+    line = np.polyfit(tick, history[0, 240:, 0], 1)
+    residual = history[0, 240:, 0] - np.polyval(line, tick)
+    spread = np.sqrt((residual**2).sum() / 46)
+    np.testing.assert_allclose(forecast[:, 1], np.polyval(line, np.arange(288, 384)), rtol=1e-4)
+    np.testing.assert_allclose(forecast[:, 2] - forecast[:, 1], 1.2816 * spread, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seen", [0, 1, 2])
+def test_a_straight_line_through_too_few_ticks_holds_the_last_value(seen):
+    history = make_history(8, (1, 288, 1))
+    history[0, 240 : 288 - seen] = np.nan
+    last = history[0, 239 if seen == 0 else 287, 0]
+    np.testing.assert_array_equal(straight_line(history, 4, SEVEN), np.full((1, 4, 1, 7), last))
