@@ -4,7 +4,8 @@ Sentences follow from what the run and the evaluation measured; none is made wit
 stands in the report too.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from report.naive import FLAT
@@ -141,9 +142,9 @@ def _of_group(group: GroupScores) -> Iterator[str]:
     where = f"On {group.windows:,} {_kind(group)} of {_servers(group)}"
     rows = _model(group)
     yield f"{where}, weighted quantile loss {_compared(group, NAIVE_LABELS)}"
-    won = [row.metric for row in rows[:-1] if not _better_naives(group, row)]
-    scored = [row for row in rows[:-1] if row.wql == row.wql]
-    if won and len(won) == len(scored):
+    scored = [row for row in rows[:-1] if not math.isnan(row.wql)]
+    won = [row.metric for row in scored if not _better_naives(group, row)]
+    if won and len(won) == len(rows) - 1:
         margin, metric, naive = _closest(group)
         yield (
             f"There it beats every naive forecast on every metric; the smallest margin is "
@@ -162,7 +163,7 @@ def _of_group(group: GroupScores) -> Iterator[str]:
 def _closeness(report: EvaluationReport) -> Iterator[str]:
     """Say how often the median of a percentage was close."""
     for each in report.calibration:
-        if each.within_10_points is not None and each.within_10_points == each.within_10_points:
+        if each.within_10_points is not None and not math.isnan(each.within_10_points):
             yield (
                 f"{share_cell(each.within_10_points)} of {each.metric} ticks came within 10 points "
                 "of the forecast's median"
@@ -225,28 +226,33 @@ def _about_held_out(report: EvaluationReport) -> Iterator[str]:
 
 def _failures(group: GroupScores) -> Iterator[str]:
     """Say on which metrics a naive forecast is better, or the interval is not what it says."""
-    for row in _model(group)[:-1]:
-        for naive in _better_naives(group, row):
-            theirs = _naive_row(group, naive, row.metric)
-            yield (
-                f"Better than {NAIVE_LABELS[naive]} on {row.metric}, {group.name}: its weighted "
-                f"quantile loss is {number_cell(row.wql)}, that one's {number_cell(theirs.wql)}"
-            )
-        if abs(row.coverage - 0.8) > COVERAGE_TOLERANCE:
-            yield (
-                f"An 80 % interval of {row.metric}, {group.name}: it held "
-                f"{share_cell(row.coverage)}"
-            )
+    rows = _model(group)[:-1]
+    for naive, label in NAIVE_LABELS.items():
+        lost = [
+            f"{row.metric} ({number_cell(row.wql)}, that one's "
+            f"{number_cell(_naive_row(group, naive, row.metric).wql)})"
+            for row in rows
+            if naive in _better_naives(group, row)
+        ]
+        if lost:
+            yield f"Better than {label} on {', '.join(lost)}; {group.name}"
+    missed = [
+        f"{row.metric} (it held {share_cell(row.coverage)})"
+        for row in rows
+        if abs(row.coverage - 0.8) > COVERAGE_TOLERANCE
+    ]
+    if missed:
+        yield f"An interval of 80 % of {', '.join(missed)}; {group.name}"
 
 
-def _compared(group: GroupScores, naives: Sequence[str] | dict[str, str]) -> str:
+def _compared(group: GroupScores, naives: Iterable[str]) -> str:
     """Write the model's mean loss, and by how much it is below or above naive ones'."""
     loss = _model(group)[-1].wql
     parts = []
     for naive in naives:
         theirs = group.scores[naive][-1].wql
         gain = skill(loss, theirs)
-        if gain != gain:
+        if math.isnan(gain):
             continue
         side = "below" if gain >= 0 else "above"
         parts.append(
@@ -268,7 +274,7 @@ def _closest(group: GroupScores) -> tuple[float, str, str]:
         (skill(row.wql, _naive_row(group, naive, row.metric).wql), row.metric, naive)
         for row in _model(group)[:-1]
         for naive in NAIVE_LABELS
-        if row.wql == row.wql
+        if not math.isnan(row.wql)
     )
 
 

@@ -171,7 +171,7 @@ def _score_windows(
     return WindowScores(
         forecasters=tuple(
             ForecasterScores(name, sums.rows(), sums.bucket_rows(), seconds[name])
-            for name, sums in merged(schema, groups).items()
+            for name, sums in merged(schema, groups.values()).items()
         ),
         calibration=calibration.rows(),
         groups=tuple(group.result() for group in groups.values()),

@@ -3,7 +3,7 @@
 W windows, S servers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,10 +83,10 @@ def new_sums(schema: FeatureSchema) -> ScoreSums:
     return ScoreSums(schema.target_names, schema.quantiles, horizon, step)
 
 
-def merged(schema: FeatureSchema, groups: Mapping[object, GroupSums]) -> dict[str, ScoreSums]:
+def merged(schema: FeatureSchema, groups: Iterable[GroupSums]) -> dict[str, ScoreSums]:
     """Return the sums of all groups together, by forecaster."""
     total: dict[str, ScoreSums] = {}
-    for group in groups.values():
+    for group in groups:
         for name, sums in group.sums.items():
             total.setdefault(name, new_sums(schema)).merge(sums)
     return total

@@ -1,5 +1,6 @@
 """An evaluation as one HTML page: what came out, what may be claimed, and everything behind it."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -119,10 +120,11 @@ def _horizon(report: EvaluationReport) -> Section:
         parts[bucket] = {each.name: each.buckets[bucket] for each in report.forecasters}
     header = [
         "metric", "horizon", "wQL", "MAE", "RMSE",
-        *(f"skill over {name}" for name in NAIVE_HEADERS.values()),
-        "in 80 %", "width of 80 %", "ticks",
+        *(f"over {name}" for name in NAIVE_HEADERS.values()),
+        "in 80 %", "width", "ticks",
     ]  # fmt: skip
-    cells, strong = [], []
+    cells: list[list[str]] = []
+    strong: list[int] = []
     for position, metric in enumerate(report.model.rows):
         for part, rows in parts.items():
             if part == WHOLE:
@@ -132,7 +134,7 @@ def _horizon(report: EvaluationReport) -> Section:
             one_unit = position < len(report.model.rows) - 1
             cells.append(
                 [
-                    metric.metric,
+                    metric.metric if part == WHOLE else "",
                     part,
                     number_cell(row.wql),
                     *(_in_unit(row, one_unit)[:2]),
@@ -143,8 +145,9 @@ def _horizon(report: EvaluationReport) -> Section:
                 ]
             )
     note = (
-        "Skill: 1 - wQL / wQL of the naive forecast; above zero is better than it. The mean row "
-        "compares mean losses; what has a unit is not averaged over metrics."
+        "Over flat, yesterday, last value: the skill, 1 - wQL / wQL of that naive forecast; above "
+        "zero is better than it. Width: of the 80 % interval. The mean compares mean losses; what "
+        "has a unit is not averaged over metrics."
     )
     body = paragraph(note, "soft") + table(header, cells, text_columns=2, strong=strong)
     return Section("Along the horizon", body, "horizon")
@@ -159,8 +162,8 @@ def _in_unit(row: Scores, one_unit: bool) -> list[str]:
 def _calibration(report: EvaluationReport) -> Section:
     """Show whether quantiles and intervals hold what they say."""
     pairs = report.calibration[0].intervals
-    names = [f"{100 * (each.upper - each.lower):.0f} % interval" for each in pairs]
-    header = ["metric", *(cell for name in names for cell in (name, "mean width"))]
+    names = [f"{100 * (each.upper - each.lower):.0f} %" for each in pairs]
+    header = ["metric", *(cell for name in names for cell in (f"in {name}", "width"))]
     close = any(each.within_10_points is not None for each in report.calibration)
     cells = []
     for each in report.calibration:
@@ -174,10 +177,12 @@ def _calibration(report: EvaluationReport) -> Section:
     caption = (
         "Share of actuals at or below each forecast quantile, over its level. On the dashed line "
         "is right; above it the quantile is too high. Where many actuals equal a bound, as an idle "
-        "disk's zeros do, low quantiles that equal it hold them all and lie above the line."
+        "disk's zeros do, low quantiles that equal it hold them all and lie above the line. Below: "
+        "share of actuals in each central interval, its mean width in the metric's unit, and, of "
+        "percentages, the share within 10 points of the median."
     )
     body = picture(reliability_figure(report.calibration), "reliability curves", caption)
-    body += table([*header, *(["within 10 points of median"] if close else [])], cells)
+    body += table([*header, *(["within 10 points"] if close else [])], cells)
     return Section("Calibration", body, "calibration")
 
 
@@ -209,7 +214,7 @@ def _groups(report: EvaluationReport) -> Section:
         for group in report.groups
         for position, row in enumerate(group.scores[report.model.name][:-1])
     ]
-    columns = [f"skill over {name}" for name in NAIVE_HEADERS.values()]
+    columns = [f"over {name}" for name in NAIVE_HEADERS.values()]
     body = table(header, [group_cells(group) for group in report.groups]) + items(notes, "soft")
     body += table(["windows of", "metric", "wQL", *columns, "in 80 %"], by_metric, text_columns=2)
     return Section("Known, new and cold-start servers", body, "groups")
@@ -233,7 +238,7 @@ def _servers(report: EvaluationReport) -> Section:
 
     behind = sum(each.wql > each.flat_wql for each in report.servers)
     body = paragraph(
-        f"Of {len(report.servers):,} servers scored, {behind:,} are forecast worse than by the "
+        f"{behind:,} of {len(report.servers):,} servers scored have a higher loss than with the "
         "flat forecast. A server's loss is the mean over its metrics; of a nearly idle one it is "
         "large whatever the forecast, as it is relative to what came. Few windows tell little."
     )
@@ -312,13 +317,13 @@ def _definitions(report: EvaluationReport) -> Section:
     hours = report.horizon * report.step_seconds / 3600
     rows = report.model.rows
     ticks = report.windows * report.horizon * (len(rows) - 1)
-    crossing = max((row.crossing for row in rows[:-1] if row.crossing == row.crossing), default=0.0)
+    crossing = [row.crossing for row in rows[:-1] if not math.isnan(row.crossing)]
     lines = [
         *SCORE_NOTES,
         f"horizon: {report.horizon} ticks of {report.step_seconds} s, {hours:g} h",
         f"scored: {rows[-1].observed:,} target ticks of {ticks:,}; the others were not observed, "
         "or no naive forecast could know anything",
-        f"quantiles in the wrong order: {share_cell(crossing)} at most of any metric's",
+        f"quantiles in the wrong order: {share_cell(max(crossing, default=0.0))} or less by metric",
         f"{NAIVE_LABELS[FLAT]}: the last 24 hours' own quantiles, held over the horizon",
         "yesterday's same hours, the last value: with intervals from the last day's own changes",
         f"evaluated in {report.seconds:.1f} s",

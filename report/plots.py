@@ -68,11 +68,6 @@ class FanPanel:
             )
 
 
-def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
-    """Write `fan_figure` as a PNG file."""
-    save_figure(fan_figure(panels, title), Path(path))
-
-
 def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
     """Draw forecasts with their intervals, a row per metric and a column per server.
 

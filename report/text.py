@@ -78,7 +78,7 @@ def metric_table(report: EvaluationReport) -> str:
 
 def group_table(groups: Sequence[GroupScores]) -> str:
     """Write a row per kind of windows, mean over metrics."""
-    header = ["windows of", "servers", "windows", "wQL", "flat", "skill over flat", "in 80 %"]
+    header = ["windows of", "servers", "windows", "wQL", "flat", "over flat", "in 80 %"]
     return format_table(header, [group_cells(group) for group in groups], text_columns=1)
 
 
