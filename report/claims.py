@@ -83,7 +83,9 @@ def _facts(report: EvaluationReport, run: RunFacts | None) -> Iterator[str]:
             f"Epochs: {run.epochs}, of {run.windows_per_epoch:,} windows each; the best was "
             f"number {run.best_epoch}"
         )
-        trained = "" if run.trained_days is None else f", {run.trained_days:.1f} of them trained on"
+        trained = (
+            "" if run.trained_days is None else f"; trained on the first {run.trained_days:.1f}"
+        )
         yield f"Data: {run.data_days:.1f} days of {run.num_servers:,} servers{trained}"
         yield f"Plateau: {_plateau(run)}"
     held_out = held_out_groups(report)

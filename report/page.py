@@ -106,10 +106,14 @@ def _summary(report: EvaluationReport) -> Section:
 
 def _claims(claims: Claims) -> Section:
     """List what may be said and what may not."""
-    body = "<h3>What is known</h3>" + items(claims.facts)
+    facts, supported, unsupported = (
+        [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
+        for lines in (claims.facts, claims.supported, claims.unsupported)
+    )
+    body = "<h3>What is known</h3>" + items(facts)
     body += "<h3>Supported</h3>"
-    body += items(claims.supported, "yes") or paragraph("Nothing yet.")
-    body += "<h3>Not supported, and why</h3>" + items(claims.unsupported, "no")
+    body += items(supported, "yes") or paragraph("Nothing yet.")
+    body += "<h3>Not supported, and why</h3>" + items(unsupported, "no")
     return Section("What may be claimed", body, "claims")
 
 
@@ -145,7 +149,7 @@ def _horizon(report: EvaluationReport) -> Section:
                 ]
             )
     note = (
-        "Over flat, yesterday, last value: the skill, 1 - wQL / wQL of that naive forecast; above "
+        "Over flat, yesterday, last: the skill, 1 - wQL / wQL of that naive forecast; above "
         "zero is better than it. Width: of the 80 % interval. The mean compares mean losses; what "
         "has a unit is not averaged over metrics."
     )
@@ -205,7 +209,7 @@ def _groups(report: EvaluationReport) -> Section:
         )
     by_metric = [
         [
-            group.name,
+            group.name if position == 0 else "",
             row.metric,
             number_cell(row.wql),
             *(skill_cell(skill(row.wql, group.scores[n][position].wql)) for n in NAIVE_HEADERS),

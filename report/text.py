@@ -23,7 +23,7 @@ NAIVE_LABELS = {
     "seasonal_naive": "yesterday's same hours",
     "last_value": "the last value",
 }
-NAIVE_HEADERS = {FLAT: "flat", "seasonal_naive": "yesterday", "last_value": "last value"}
+NAIVE_HEADERS = {FLAT: "flat", "seasonal_naive": "yesterday", "last_value": "last"}
 MOST_METRICS = 8  # more have room on the page only
 NAME_WIDTH = 28
 TERMINAL_WIDTH = 100
@@ -174,4 +174,5 @@ def skill_cell(value: float) -> str:
     """Write a skill in percent with its sign; how far below -999 % it is tells no more."""
     if math.isnan(value):
         return NO_SCORE
-    return "< -999 %" if value < -9.99 else f"{value * 100:+.1f} %"
+    percent = round(100 * value, 1) + 0.0  # no -0.0
+    return "< -999 %" if value < -9.99 else f"{percent:+.1f} %"

@@ -101,8 +101,8 @@ def test_numbers_stay_readable_whatever_their_size():
 
 
 def test_a_hopeless_skill_is_cut_off():
-    assert [skill_cell(value) for value in (-20.0, -9.0, 0.5, math.nan)] == [
-        "< -999 %", "-900.0 %", "+50.0 %", "-",
+    assert [skill_cell(value) for value in (-20.0, -9.0, -1e-5, 0.5, math.nan)] == [
+        "< -999 %", "-900.0 %", "+0.0 %", "+50.0 %", "-",
     ]  # fmt: skip
     assert share_cell(math.nan) == "-"
 
