@@ -310,30 +310,25 @@ def evaluate(
     run: Path, data: Path | None, out_dir: Path | None, windows: int, device: str, **options: Any
 ) -> None:
     """Score the forecaster of RUN beside naive forecasts, on windows it was not trained on."""
-    from report.evaluate import draw_examples
-    from report.evaluate import evaluate as score
-    from report.text import evaluation_markdown, evaluation_text
-    from tft.bundle import write_atomically
+    from report.publish import publish
     from train.runs import open_run
 
     opened = open_run(run, device)
-    forecaster, name = opened.forecaster, opened.directory.resolve().name
     folder = out_dir or opened.directory / "evaluation"
     check_folder(folder)
     path = data or opened.data
     if path is None or not path.exists():
         raise ValueError(f"the table {run} was trained on is not there; name one with --data")
-    fleet = read(path, columns_of(opened, options), forecaster)
+    fleet, own = read(path, columns_of(opened, options), opened.forecaster), opened.data
+    own_table = own is not None and path.resolve() == own
     with ProgressLine("evaluating") as progress:
-        report = score(forecaster, fleet, name, path.name, windows, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = report.to_dict()
-    draw_examples(forecaster, fleet, folder / "forecasts.png", f"Forecasts of {name}")
-    write_atomically(folder / "report.md", evaluation_markdown(plain).encode())
-    write_atomically(folder / "evaluation.json", (json.dumps(plain, indent=1) + "\n").encode())
-    click.echo(evaluation_text(plain))
-    for file in ("evaluation.json", "report.md", "forecasts.png"):
-        click.echo(folder / file)
+        published = publish(
+            opened.forecaster, fleet, opened.directory, path.name, own_table, folder, windows,
+            progress,
+        )  # fmt: skip
+    click.echo(published.text)
+    for file in published.files:
+        click.echo(file)
 
 
 def until_stopped(work: Callable[["StopRequest"], Any]) -> Any:

@@ -1,28 +1,37 @@
 """Judge a forecaster beside naive forecasts, on windows it was not trained on."""
 
+import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
 
 from data.fleet import Fleet, IntArray
-from data.loaders import EvalLoader
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore, index_windows
+from report.batches import BATCH_SIZE, MODEL_NAME, judged_batches
+from report.calibration import CalibrationSums
 from report.examples import FAN_SERVERS, choose_examples, fan_panels
-from report.naive import NAIVE_FORECASTS, yesterdays_values
-from report.plots import fan_chart
-from report.scores import ScoreSums, comparable
-from report.text import EvaluationReport, ForecasterScores
+from report.groups import GroupSums, ValidationPart, merged
+from report.plots import fan_figure
+from report.results import (
+    Calibration,
+    EvaluationReport,
+    ForecasterScores,
+    GroupScores,
+    Latency,
+    ServerScores,
+)
+from report.servers import ServerSums
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
 
-MODEL_NAME = "tft"
-BATCH_SIZE = 256
+BoolArray = npt.NDArray[np.bool_]
 
 
 class HeldOut(NamedTuple):
@@ -37,6 +46,9 @@ class WindowScores(NamedTuple):
     """What scoring windows gave."""
 
     forecasters: tuple[ForecasterScores, ...]
+    calibration: tuple[Calibration, ...]
+    groups: tuple[GroupScores, ...]
+    servers: tuple[ServerScores, ...]
     not_finite: int  # observed target ticks for which the model forecast NaN or infinity
 
 
@@ -86,6 +98,7 @@ def evaluate(
     windows: int | None = 2048,
     progress: Callable[[float], None] | None = None,
     end: int | None = None,
+    validation: ValidationPart | None = None,
 ) -> EvaluationReport:
     """Score the forecaster and every naive forecast on the same windows.
 
@@ -97,6 +110,7 @@ def evaluate(
         windows: most windows, evenly spaced; None: all of them.
         progress: called with the fraction done.
         end: judge a fold's validation part only, up to this tick; see `held_out_windows`.
+        validation: what chose the best epoch, told apart then; None: nobody knows.
 
     Raises:
         ValueError: there is nothing to evaluate on.
@@ -104,21 +118,23 @@ def evaluate(
     started = time.monotonic()
     schema = forecaster.schema
     held_out = held_out_windows(fleet, forecaster, end)
-    chosen = spread_evenly(len(held_out.windows), windows)
-    scores = _score_windows(forecaster, fleet, held_out.windows, chosen, progress)
-    _, origins = held_out.windows.lookup(chosen)
+    server, origin = held_out.windows.lookup(spread_evenly(len(held_out.windows), windows))
+    found = _score_windows(forecaster, fleet, server, origin, validation, progress)
     return EvaluationReport(
         run=run_name,
         data=data_name,
         servers_known=held_out.known,
         servers_new=held_out.new,
-        windows=len(chosen),
-        not_finite=scores.not_finite,
-        first_origin=iso_time(int(origins.min()), schema),
-        last_origin=iso_time(int(origins.max()), schema),
+        windows=len(server),
+        not_finite=found.not_finite,
+        first_origin=iso_time(int(origin.min()), schema),
+        last_origin=iso_time(int(origin.max()), schema),
         step_seconds=schema.step_seconds,
         horizon=schema.prediction_horizon,
-        forecasters=scores.forecasters,
+        forecasters=found.forecasters,
+        calibration=found.calibration,
+        groups=found.groups,
+        servers=found.servers,
         seconds=time.monotonic() - started,
     )
 
@@ -126,72 +142,109 @@ def evaluate(
 def _score_windows(
     forecaster: Forecaster,
     fleet: Fleet,
-    index: WindowIndex,
-    chosen: IntArray,
+    server: IntArray,
+    origin: IntArray,
+    validation: ValidationPart | None,
     progress: Callable[[float], None] | None,
 ) -> WindowScores:
-    """Score every forecaster on the chosen windows of an index.
-
-    An actual counts where every naive forecast could know something. The model has no say in it:
-    what it passes on makes its score NaN.
-    """
-    schema, device = forecaster.schema, forecaster.quantiles.device
-    store = WindowStore(fleet, schema, device, forecaster.facts.servers)
-    loader = EvalLoader(store, index, chosen, BATCH_SIZE)
-    naive_loader = EvalLoader(naive_store(fleet, schema), index, chosen, BATCH_SIZE)
-    names = [MODEL_NAME, *NAIVE_FORECASTS]
-    M, H, levels = len(schema.targets), schema.prediction_horizon, schema.quantiles
-    sums = {name: ScoreSums(schema.target_names, levels, H, schema.step_seconds) for name in names}
-    seconds, not_finite, day = dict.fromkeys(names, 0.0), 0, ticks_per_day(schema)
-    for number, (batch, naive_batch) in enumerate(zip(loader, naive_loader, strict=True), 1):
-        clock = time.monotonic()
-        forecasts = {MODEL_NAME: forecaster.forecast(batch).cpu().numpy()}
-        seconds[MODEL_NAME] += time.monotonic() - clock
-        history = naive_batch.past[:, :, :M].numpy()
-        for name, naive in NAIVE_FORECASTS.items():
-            clock = time.monotonic()
-            forecasts[name] = naive(history, H, levels, day)
-            seconds[name] += time.monotonic() - clock
-        actual = comparable(
-            naive_batch.future.numpy(), *(forecasts[name] for name in NAIVE_FORECASTS)
-        )
-        finite = np.isfinite(forecasts[MODEL_NAME]).all(axis=-1)  # [N, H, M]
-        not_finite += int((~finite & ~np.isnan(actual)).sum())
-        yesterday = yesterdays_values(history, H, day)
-        for name, forecast in forecasts.items():
-            sums[name].add(forecast, actual, yesterday)
+    """Score every forecaster on windows of these servers and origins, [W] each."""
+    schema, known = forecaster.schema, forecaster.facts.servers
+    names, levels = schema.target_names, schema.quantiles
+    calibration = CalibrationSums(names, levels)
+    by_server = ServerSums(fleet.servers, names, levels)
+    kinds = _kinds(fleet, forecaster, server, origin, validation)
+    groups = {kind: GroupSums(schema, *kind) for kind in kinds}
+    seconds: dict[str, float] = {}
+    not_finite = 0
+    for batch in judged_batches(forecaster, fleet, server, origin):
+        forecast, of_batch = batch.forecasts[MODEL_NAME], server[batch.windows]
+        finite = np.isfinite(forecast).all(axis=-1)  # [N, H, M]
+        not_finite += int((~finite & ~np.isnan(batch.actual)).sum())
+        calibration.add(forecast, batch.actual)
+        by_server.add(of_batch, batch.forecasts, batch.actual)
+        for kind, members in kinds.items():
+            groups[kind].add(batch, of_batch, members[batch.windows])
+        for name, spent in batch.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
         if progress is not None:
-            progress(number / len(loader))
-    rows = (
-        ForecasterScores(name, sums[name].rows(), sums[name].bucket_rows(), seconds[name])
-        for name in names
+            progress(batch.windows.stop / len(server))
+    return WindowScores(
+        forecasters=tuple(
+            ForecasterScores(name, sums.rows(), sums.bucket_rows(), seconds[name])
+            for name, sums in merged(schema, groups.values()).items()
+        ),
+        calibration=calibration.rows(),
+        groups=tuple(group.result() for group in groups.values()),
+        servers=by_server.rows(known),
+        not_finite=not_finite,
     )
-    return WindowScores(tuple(rows), not_finite)
 
 
-def naive_store(fleet: Fleet, schema: FeatureSchema) -> WindowStore:
-    """Store windows with a day of history at least.
+def _kinds(
+    fleet: Fleet,
+    forecaster: Forecaster,
+    server: IntArray,
+    origin: IntArray,
+    validation: ValidationPart | None,
+) -> dict[tuple[bool, bool | None], BoolArray]:
+    """Tell windows [W] apart: of new servers or not; of the validation part, not, or who knows.
 
-    Naive forecasts are named for a day: a forecaster of less context must not lower the bar. On
-    the CPU the store shares the fleet's series.
+    Only kinds that exist are returned, held out ones first.
     """
-    ticks = max(schema.context_length, ticks_per_day(schema))
-    return WindowStore(fleet, replace(schema, context_length=ticks))
+    trained = set(forecaster.facts.servers)
+    new = np.array([name not in trained for name in fleet.servers])[server]
+    if validation is None:
+        masks: dict[tuple[bool, bool | None], BoolArray] = {(False, None): ~new, (True, None): new}
+    else:
+        horizon = forecaster.schema.prediction_horizon
+        chose = validation.overlaps(fleet, server, origin, horizon)
+        masks = {
+            (False, False): ~new & ~chose,
+            (False, True): ~new & chose,
+            (True, False): new & ~chose,
+            (True, True): new & chose,
+        }
+    return {kind: members for kind, members in masks.items() if members.any()}
 
 
-def ticks_per_day(schema: FeatureSchema) -> int:
-    """Return the ticks in a day."""
-    return 86_400 // schema.step_seconds
+def measure_latency(
+    forecaster: Forecaster, fleet: Fleet, report: EvaluationReport, repeats: int = 20
+) -> Latency:
+    """Time single forecasts, beside the throughput that an evaluation already saw.
+
+    Args:
+        forecaster: in evaluation mode.
+        fleet: read with the forecaster's schema.
+        report: of both.
+        repeats: single forecasts, after three that warm up.
+    """
+    device = forecaster.quantiles.device
+    store = WindowStore(fleet, forecaster.schema, device, forecaster.facts.servers)
+    index = held_out_windows(fleet, forecaster).windows
+    window = store.gather(*index.lookup(np.array([len(index) - 1])))
+    times = []
+    for _ in range(3 + repeats):
+        clock = time.perf_counter()
+        forecaster.forecast(window).cpu()  # waits for the device
+        times.append(time.perf_counter() - clock)
+    cuda = device.type == "cuda"
+    return Latency(
+        device=torch.cuda.get_device_name(device) if cuda else device.type,
+        threads=torch.get_num_threads(),
+        batch_size=min(BATCH_SIZE, report.windows),
+        windows_per_second=report.windows / report.model.seconds,
+        one_window_ms=1000 * statistics.median(times[3:]),
+    )
 
 
-def draw_examples(
-    forecaster: Forecaster, fleet: Fleet, path: Path, title: str, servers: int = FAN_SERVERS
-) -> None:
+def example_figure(
+    forecaster: Forecaster, fleet: Fleet, title: str, servers: int = FAN_SERVERS
+) -> Figure:
     """Draw the latest forecast whose future is known, for a few servers and up to four metrics."""
     device, known = forecaster.quantiles.device, forecaster.facts.servers
     store = WindowStore(fleet, forecaster.schema, device, known)
     index = held_out_windows(fleet, forecaster).windows
-    fan_chart(path, fan_panels(forecaster, choose_examples(fleet, store, index, servers)), title)
+    return fan_figure(fan_panels(forecaster, choose_examples(fleet, store, index, servers)), title)
 
 
 def iso_time(tick: int, schema: FeatureSchema) -> str:

@@ -8,13 +8,14 @@ import numpy as np
 
 from data.fleet import Fleet
 from data.splits import Split, split_fold
-from report.evaluate import MODEL_NAME, evaluate, iso_time
+from report.batches import MODEL_NAME
+from report.evaluate import evaluate, iso_time
+from report.naive import FLAT
 from report.scores import Scores
 from report.text import SCORE_NOTES, format_table, number_cell, share_cell
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
 
-FLAT = "window_quantiles"  # the naive forecast shown beside the model; the JSON has them all
 ALL_METRICS = "all metrics"
 SCORES = [field.name for field in fields(Scores) if field.name not in ("metric", "observed")]
 

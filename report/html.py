@@ -17,16 +17,19 @@ STYLE = """
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; color: var(--ink);
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .5rem; } h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; }
+h3 { font-size: 1.05rem; margin: 1.3rem 0 .3rem; }
 p, li { max-width: 46rem; } a { color: var(--blue); } .soft { color: var(--soft); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right;
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; font-variant-numeric: tabular-nums; }
 th.text, td.text { text-align: left; } th { color: var(--soft); font-weight: 600; }
 tr.strong td { font-weight: 600; } figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+@media (max-width: 46rem) { figure { overflow-x: auto; } figure img { max-width: 46rem; } }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; }
 .yes { border-left: 4px solid var(--blue); padding-left: .8rem; }
 .no { border-left: 4px solid var(--bad); padding-left: .8rem; }
+ul.yes, ul.no { padding-left: 1.8rem; }
 """
 
 

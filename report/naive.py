@@ -163,6 +163,7 @@ NAIVE_FORECASTS: dict[str, NaiveForecast] = {
     "seasonal_naive": seasonal_naive,
     "window_quantiles": window_quantiles,
 }
+FLAT = "window_quantiles"  # the strongest of them on most fleets
 
 
 def yesterdays_values(

@@ -68,11 +68,6 @@ class FanPanel:
             )
 
 
-def fan_chart(path: Path | str, panels: Sequence[FanPanel], title: str) -> None:
-    """Write `fan_figure` as a PNG file."""
-    _save(fan_figure(panels, title), Path(path))
-
-
 def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
     """Draw forecasts with their intervals, a row per metric and a column per server.
 
@@ -198,7 +193,7 @@ def lr_curve(
     axes.legend(frameon=False)
     _tidy(axes)
     figure.suptitle("Learning-rate range test", fontsize=13, fontweight="bold")
-    _save(figure, Path(path))
+    save_figure(figure, Path(path))
 
 
 def _panel_grid(rows: int, columns: int) -> tuple[Figure, Any]:
@@ -346,7 +341,7 @@ def _tidy(axes: Axes) -> None:
     axes.tick_params(labelsize=9)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name beside it, then rename: nobody sees half a chart."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

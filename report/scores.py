@@ -218,6 +218,12 @@ class ScoreSums:
         for name, value in _elements(forecast, actual, yesterday).items():
             self._sums[name] += value.sum(axis=0, dtype=np.float64)
 
+    def merge(self, other: "ScoreSums") -> None:
+        """Add all that was added to another, of the same metrics, levels and horizon."""
+        self.windows += other.windows
+        for name, values in other._sums.items():
+            self._sums[name] += values
+
     def rows(self, bucket: Bucket | None = None) -> tuple[Scores, ...]:
         """Return one row per metric, then the mean over the metrics that have the score.
 
@@ -245,6 +251,11 @@ class ScoreSums:
     def bucket_rows(self) -> dict[str, tuple[Scores, ...]]:
         """Return the rows of each horizon bucket, by its name."""
         return {bucket.name: self.rows(bucket) for bucket in self.buckets}
+
+
+def skill(loss: float, naive_loss: float) -> float:
+    """Return 1 - loss / naive loss: above zero is better than naive; NaN where it has none."""
+    return 1.0 - loss / naive_loss if naive_loss else math.nan
 
 
 def mean_row(rows: Sequence[Scores]) -> Scores:

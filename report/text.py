@@ -1,184 +1,99 @@
-"""An evaluation as plain data, and as text: aligned tables for the terminal or Markdown."""
+"""An evaluation for the terminal, and how figures are written everywhere."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from report.naive import NAIVE_FORECASTS
-from report.scores import Scores
+from report.naive import FLAT
+from report.results import EvaluationReport, GroupScores
+from report.scores import skill
+
+if TYPE_CHECKING:  # it writes figures as here
+    from report.claims import Claims
 
 NO_SCORE = "-"  # stands where nothing could be measured
-SCORE_HEADER = (
-    "forecaster", "metric", "wQL", "MAE", "rMAE_seasonal", "in 80 % interval", "crossing",
-)  # fmt: skip
-BUCKET_HEADER = ("horizon", "forecaster", *SCORE_HEADER[2:])
-KNOWN_SERVERS_NOTE = (
-    "of known servers only windows after the training period; on the table trained on, those that "
-    "chose the best epoch are among them"
-)
 SCORE_NOTES = (
     "wQL: twice the pinball loss of quantiles 0.1, 0.5 and 0.9 over the sum of |actual|",
-    "MAE: of the median, in the metric's unit; its mean over metrics mixes units",
-    "rMAE_seasonal: MAE over that of yesterday's same ticks; below 1 is better than them",
-    "in 80 % interval: 80 % is right; more is too wide, less too narrow",
+    "MAE, RMSE: of the median, in the metric's unit",
+    "in 80 %: share of what came inside the 80 % interval; 80 % is right",
 )
+NAIVE_LABELS = {
+    FLAT: "the flat forecast",
+    "seasonal_naive": "yesterday's same hours",
+    "last_value": "the last value",
+}
+NAIVE_HEADERS = {FLAT: "flat", "seasonal_naive": "yesterday", "last_value": "last"}
+MOST_METRICS = 8  # more have room on the page only
+NAME_WIDTH = 28
+TERMINAL_WIDTH = 100
 
 
-@dataclass(frozen=True)
-class ForecasterScores:
-    """How one forecaster did on the windows of an evaluation."""
-
-    name: str
-    rows: tuple[Scores, ...]
-    """One row per metric, then their mean."""
-    buckets: Mapping[str, tuple[Scores, ...]]
-    """The same rows for each horizon bucket, by its name, nearest first."""
-    seconds: float
-    """Time to forecast all windows."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return {
-            "name": self.name,
-            "rows": [row.to_dict() for row in self.rows],
-            "buckets": {
-                name: [row.to_dict() for row in rows] for name, rows in self.buckets.items()
-            },
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "ForecasterScores":
-        """Build it from what `to_dict` returned."""
-        return cls(
-            name=plain["name"],
-            rows=tuple(Scores.from_dict(row) for row in plain["rows"]),
-            buckets={
-                name: tuple(Scores.from_dict(row) for row in rows)
-                for name, rows in plain["buckets"].items()
-            },
-            seconds=plain["seconds"],
-        )
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What was evaluated, on what, and how every forecaster did."""
-
-    run: str
-    """Name of the run or bundle."""
-    data: str
-    """File name of the table, without its folder: a report names no path of a machine."""
-    servers_known: int
-    """Servers seen in training."""
-    servers_new: int
-    """Servers never seen in training."""
-    windows: int
-    """Windows every forecaster was scored on."""
-    not_finite: int
-    """Observed target ticks for which the model forecast NaN or infinity."""
-    first_origin: str
-    """UTC time of the earliest first forecast tick, ISO 8601."""
-    last_origin: str
-    """UTC time of the latest first forecast tick, ISO 8601."""
-    step_seconds: int
-    """Seconds between ticks."""
-    horizon: int
-    """Ticks forecast."""
-    forecasters: tuple[ForecasterScores, ...]
-    """The model first, then what it is compared with."""
-    seconds: float
-    """Time the whole evaluation took."""
-
-    def __post_init__(self) -> None:
-        """Refuse a path where a name belongs."""
-        for field in ("run", "data"):
-            value = getattr(self, field)
-            if "/" in value or "\\" in value:
-                raise ValueError(f"{field} {value!r} is a path; give its last part only")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold; scores that are not finite are None."""
-        forecasters = [forecaster.to_dict() for forecaster in self.forecasters]
-        return {**asdict(self), "forecasters": forecasters}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "EvaluationReport":
-        """Build it from what `to_dict` returned."""
-        forecasters = tuple(ForecasterScores.from_dict(each) for each in plain["forecasters"])
-        return cls(**{**plain, "forecasters": forecasters})
-
-
-def score_table(forecasters: Sequence[ForecasterScores], markdown: bool = False) -> str:
-    """Write a row of scores per forecaster and metric.
+def evaluation_text(report: EvaluationReport, claims: "Claims", lines: Sequence[str] = ()) -> str:
+    """Write what matters of an evaluation, short enough for a terminal.
 
     Args:
-        forecasters: in the order to list them.
-        markdown: Markdown instead of aligned plain text.
+        report: of the evaluation.
+        claims: derived from it; of each kind the first is shown.
+        lines: what others have to say, such as warnings, before the claims.
     """
-    cells = [
-        [forecaster.name, *_score_cells(row)]
-        for forecaster in forecasters
-        for row in forecaster.rows
+    servers = f"{report.servers_known:,} known and {report.servers_new:,} new servers"
+    head = f"{report.run} on {report.data}: {report.windows:,} windows of {servers}"
+    supported = claims.supported[:1]
+    parts = [
+        shorten(head, TERMINAL_WIDTH),
+        "",
+        metric_table(report),
+        *(["", group_table(report.groups)] if len(report.groups) > 1 else []),
+        *(["", *lines] if lines else []),
+        "",
+        *_wrapped("maturity", claims.maturity),
+        *(line for claim in supported for line in _wrapped("claim", claim)),
+        *(line for claim in claims.unsupported[:1] for line in _wrapped("do not claim", claim)),
     ]
-    return format_table(SCORE_HEADER, cells, text_columns=2, markdown=markdown)
+    return "\n".join(parts)
 
 
-def bucket_table(forecasters: Sequence[ForecasterScores], markdown: bool = False) -> str:
-    """Write a row of mean scores per stretch of the horizon and forecaster.
-
-    Args:
-        forecasters: in the order to list them, all with the same buckets.
-        markdown: Markdown instead of aligned plain text.
-    """
-    names = dict.fromkeys(name for forecaster in forecasters for name in forecaster.buckets)
-    cells = [
-        [name, forecaster.name, *_score_cells(row)[1:]]
-        for name in names
-        for forecaster in forecasters
-        for row in forecaster.buckets.get(name, ())[-1:]
-    ]
-    return format_table(BUCKET_HEADER, cells, text_columns=2, markdown=markdown)
-
-
-def skill(wql: float, naive_wql: float) -> float:
-    """Return 1 - wQL / wQL of the naive forecast, NaN where that is zero or unknown."""
-    return 1.0 - wql / naive_wql if naive_wql else math.nan
-
-
-def skill_table(
-    forecasters: Sequence[ForecasterScores],
-    naives: Sequence[str] = tuple(NAIVE_FORECASTS),
-    markdown: bool = False,
-) -> str:
-    """Write the skill of every forecaster that is not naive itself, a column per naive forecast.
-
-    The mean row compares the mean wQL of both; it is not the mean of the skills above it.
-
-    Args:
-        forecasters: the naive ones among them.
-        naives: names of the naive forecasts; those not among the forecasters are left out.
-        markdown: Markdown instead of aligned plain text.
-    """
-    references = [forecaster for forecaster in forecasters if forecaster.name in naives]
+def metric_table(report: EvaluationReport) -> str:
+    """Write a row per metric: weighted quantile loss of every forecaster, skill and coverage."""
+    model, flat = report.model, next(each for each in report.naives if each.name == FLAT)
+    rows, shown = model.rows[:-1], min(len(model.rows) - 1, MOST_METRICS)
     cells = []
-    for forecaster in forecasters:
-        for position, row in enumerate(forecaster.rows if forecaster.name not in naives else ()):
-            skills = [skill(row.wql, naive.rows[position].wql) for naive in references]
-            cells.append([forecaster.name, row.metric, *map(_signed_percent, skills)])
-    header = ["forecaster", "metric", *(f"over {naive.name}" for naive in references)]
-    return format_table(header, cells, text_columns=2, markdown=markdown)
+    for position in [*range(shown), len(rows)]:
+        row = model.rows[position]
+        cells.append(
+            [
+                shorten(row.metric, NAME_WIDTH),
+                number_cell(row.wql),
+                *(number_cell(_row(report, name, position)) for name in NAIVE_HEADERS),
+                skill_cell(skill(row.wql, flat.rows[position].wql)),
+                share_cell(row.coverage),
+            ]
+        )
+    header = ["weighted quantile loss", model.name, *NAIVE_HEADERS.values(), "skill over flat"]
+    table = format_table([*header, "in 80 %"], cells, text_columns=1)
+    hidden = len(rows) - shown
+    return table + (f"\n({hidden} more metrics on the page, in the mean too)" if hidden else "")
 
 
-def evaluation_markdown(evaluation: Mapping[str, Any]) -> str:
-    """Render an evaluation, as `EvaluationReport.to_dict` returns it, in Markdown."""
-    return _render(EvaluationReport.from_dict(evaluation), markdown=True)
+def group_table(groups: Sequence[GroupScores]) -> str:
+    """Write a row per kind of windows, mean over metrics."""
+    header = ["windows of", "servers", "windows", "wQL", "flat", "over flat", "in 80 %"]
+    return format_table(header, [group_cells(group) for group in groups], text_columns=1)
 
 
-def evaluation_text(evaluation: Mapping[str, Any]) -> str:
-    """Render an evaluation, as `EvaluationReport.to_dict` returns it, for the terminal."""
-    return _render(EvaluationReport.from_dict(evaluation), markdown=False)
+def group_cells(group: GroupScores) -> list[str]:
+    """Write one kind of windows: its name, counts and mean scores beside the flat forecast's."""
+    model, flat = next(iter(group.scores.values()))[-1], group.scores[FLAT][-1]
+    return [
+        f"{group.name}{' (cold start)' if group.cold_start else ''}",
+        f"{group.servers:,}",
+        f"{group.windows:,}",
+        number_cell(model.wql),
+        number_cell(flat.wql),
+        skill_cell(skill(model.wql, flat.wql)),
+        share_cell(model.coverage),
+    ]
 
 
 def format_table(
@@ -219,59 +134,25 @@ def format_table(
     return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])
 
 
-def _render(report: EvaluationReport, markdown: bool) -> str:
-    """Write all an evaluation holds."""
-    heading, section, item = ("# ", "## ", "- ") if markdown else ("", "", "  ")
-    hours = report.horizon * report.step_seconds / 3600
-    rows = report.forecasters[0].rows
-    ticks = report.windows * report.horizon * (len(rows) - 1)
-    times = ", ".join(f"{each.name} {each.seconds:.2f} s" for each in report.forecasters)
-    lines = [
-        f"{heading}Evaluation of {report.run}",
-        "",
-        f"{item}data: {report.data}, servers known from training: {report.servers_known}, "
-        f"new: {report.servers_new}",
-        f"{item}windows: {report.windows}, forecast from {report.first_origin} "
-        f"to {report.last_origin}",
-        f"{item}{KNOWN_SERVERS_NOTE}",
-        f"{item}scored: {rows[-1].observed:,} observed target ticks of {ticks:,}",
-        *([f"{item}not finite: {_passed_on(report)}"] if report.not_finite else []),
-        f"{item}horizon: {report.horizon} x {report.step_seconds} s, {hours:g} h",
-        f"{item}time: {report.seconds:.1f} s in all; {times}",
-        "",
-        f"{section}Scores",
-        "",
-        score_table(report.forecasters, markdown),
-        "",
-        *(f"{item}{note}" for note in SCORE_NOTES),
-        "",
-        f"{section}Skill (1 - wQL / wQL of the naive forecast; above zero is better than it)",
-        "",
-        skill_table(report.forecasters, markdown=markdown),
-        "",
-        f"{section}Along the horizon, mean over metrics",
-        "",
-        bucket_table(report.forecasters, markdown),
-    ]
-    return "\n".join(lines) + "\n"
+def shorten(name: str, length: int) -> str:
+    """Cut the middle out of a text longer than `length`."""
+    if len(name) <= length:
+        return name
+    half = (length - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
 
 
-def _passed_on(report: EvaluationReport) -> str:
-    """Say what became of forecasts that are no numbers."""
-    model = report.forecasters[0].name
-    return f"{report.not_finite:,} forecasts of {model} for observed target ticks; no score there"
+def _row(report: EvaluationReport, name: str, position: int) -> float:
+    """Return a forecaster's loss in one row."""
+    return next(each for each in report.forecasters if each.name == name).rows[position].wql
 
 
-def _score_cells(row: Scores) -> list[str]:
-    """Write a row's metric and scores."""
-    return [
-        row.metric,
-        number_cell(row.wql),
-        number_cell(row.mae),
-        number_cell(row.rmae_seasonal),
-        share_cell(row.coverage),
-        _rate(row.crossing),
-    ]
+def _wrapped(label: str, text: str) -> Iterator[str]:
+    """Write a claim behind its label, at most two lines long."""
+    yield from textwrap.wrap(
+        text, TERMINAL_WIDTH, initial_indent=f"{label + ':':14}", subsequent_indent=" " * 14,
+        max_lines=2, placeholder=" …",
+    )  # fmt: skip
 
 
 def number_cell(value: float) -> str:
@@ -289,15 +170,9 @@ def share_cell(value: float) -> str:
     return NO_SCORE if math.isnan(value) else f"{value:.1%}".replace("%", " %")
 
 
-def _rate(value: float) -> str:
-    """Write a share in percent; a small one never reads as zero."""
-    if math.isnan(value):
-        return NO_SCORE
-    return "< 0.01 %" if 0.0 < value < 0.0001 else f"{value * 100:.2f} %"
-
-
-def _signed_percent(value: float) -> str:
+def skill_cell(value: float) -> str:
     """Write a skill in percent with its sign; how far below -999 % it is tells no more."""
     if math.isnan(value):
         return NO_SCORE
-    return "< -999 %" if value < -9.99 else f"{value * 100:+.1f} %"
+    percent = round(100 * value, 1) + 0.0  # no -0.0
+    return "< -999 %" if value < -9.99 else f"{percent:+.1f} %"

@@ -81,8 +81,21 @@ def test_forecast_and_evaluate(made: Path, here: Path) -> None:
     assert result.exit_code == 0, result.output
     evaluation = json.loads(Path("report/evaluation.json").read_text())
     assert [row["name"] for row in evaluation["forecasters"]][0] == "tft"
-    assert "window_quantiles" in Path("report/report.md").read_text()
-    assert Path(result.stdout.splitlines()[-1]).stat().st_size > 10_000
+    assert Path("report/forecasts.png").stat().st_size > 10_000
+    # The page is the last line; it has the part that only a run directory can tell.
+    page = Path(result.stdout.splitlines()[-1])
+    assert page == Path("report/report.html") and "convergence" in page.read_text()
+    assert len(result.stdout.splitlines()) <= 40
+
+
+def test_a_model_folder_alone_is_evaluated_without_what_nobody_knows(
+    made: Path, here: Path
+) -> None:
+    shutil.copytree(made / "run" / "model", "model")
+    result = invoke("evaluate", "model", "--data", made / "fleet.csv", "--windows", "16")
+    assert result.exit_code == 0, result.output
+    assert "maturity:     unknown: no finished run around the model" in result.stdout
+    assert "convergence" not in Path("model/evaluation/report.html").read_text()
 
 
 def test_forecast_from_origins(made: Path, here: Path) -> None:

@@ -1,7 +1,6 @@
 """The evaluation sees only what training did not, and its scores are the naive ones' equals."""
 
 import importlib.util
-import json
 import math
 import sys
 from dataclasses import replace
@@ -13,8 +12,9 @@ import torch
 
 from data.splits import split_fold
 from data.windows import WindowStore, index_windows
-from report.evaluate import draw_examples, evaluate, held_out_windows, naive_store
-from report.text import EvaluationReport, evaluation_text
+from report.batches import naive_store
+from report.evaluate import evaluate, example_figure, held_out_windows, measure_latency
+from report.groups import ValidationPart
 from tests.builders import SCHEMA, small_fleet, tiny_forecaster
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster, TrainingFacts
@@ -74,7 +74,6 @@ def test_every_forecaster_is_judged_on_the_same_windows() -> None:
     assert report.windows == 40
     observed = {tuple(row.observed for row in f.rows) for f in report.forecasters}
     assert len(observed) == 1
-    assert EvaluationReport.from_dict(report.to_dict()) == report
     assert report.first_origin.endswith("Z")
 
 
@@ -97,9 +96,8 @@ def test_a_model_that_passes_on_a_tick_has_no_score(wrong: float) -> None:
     assert load == whole.forecasters[0].rows[1]
     assert [f.rows for f in report.forecasters[1:]] == [f.rows for f in whole.forecasters[1:]]
     assert (whole.not_finite, report.not_finite) == (0, 2)
-    plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert plain["forecasters"][0]["rows"][0]["wql"] is None
-    assert "not finite: 2 forecasts of tft" in evaluation_text(plain)
+    assert math.isnan(report.calibration[0].at_or_below[0])
+    assert report.calibration[1] == whole.calibration[1]
 
 
 def test_a_short_context_does_not_lower_the_bar() -> None:
@@ -176,7 +174,54 @@ def test_agrees_with_the_scorer_on_the_same_windows() -> None:
             assert row.crossing == expected["cross"] == 0
 
 
-def test_examples_are_drawn(tmp_path: Path) -> None:
-    draw_examples(trained(), small_fleet(), tmp_path / "fan.png", "title")
-    assert (tmp_path / "fan.png").stat().st_size > 10_000
-    assert list(tmp_path.iterdir()) == [tmp_path / "fan.png"]
+def test_windows_are_told_apart_by_server_and_by_what_chose_the_epoch() -> None:
+    """Each window is of one kind, and the kinds' windows are all of them."""
+    fleet, forecaster = small_fleet((120, 120, 120)), trained()
+    part = ValidationPart(1040, 1060, frozenset(("server0", "server1")))
+    report = evaluate(forecaster, fleet, "run", "table", windows=None, validation=part)
+    found = {(group.new, group.validation): group for group in report.groups}
+    assert set(found) == {(False, False), (False, True), (True, False)}
+    assert sum(group.windows for group in report.groups) == report.windows
+    assert sum(group.scores["tft"][-1].observed for group in report.groups) == (
+        report.model.rows[-1].observed
+    )
+    index = held_out_windows(fleet, forecaster).windows
+    server, origin = index.lookup(np.arange(len(index)))
+    assert found[(False, True)].windows == ((server < 2) & (origin < 1060)).sum()
+    assert [group.servers for group in report.groups] == [2, 2, 1]
+
+
+def test_scores_over_all_windows_are_those_of_the_kinds_together() -> None:
+    """A share over all ticks is the kinds' shares, each with its ticks."""
+    report = evaluate(trained(), small_fleet(), "run", "table", windows=None)
+    assert [group.name for group in report.groups] == ["known servers", "new servers"]
+    for each in report.forecasters:
+        for position, row in enumerate(each.rows[:-1]):
+            parts = [group.scores[each.name][position] for group in report.groups]
+            for score in ("mae", "coverage", "width"):
+                total = sum(getattr(part, score) * part.observed for part in parts)
+                assert getattr(row, score) == pytest.approx(total / row.observed)
+            assert len({part.mae for part in parts}) == 2
+
+
+def test_every_servers_windows_are_counted() -> None:
+    report = evaluate(trained(), small_fleet(), "run", "table", windows=None)
+    assert sum(row.windows for row in report.servers) == report.windows
+    assert [row.new for row in report.servers] == [False, False, True]
+
+
+def test_latency_is_of_this_evaluation() -> None:
+    fleet, forecaster = small_fleet(), trained()
+    report = evaluate(forecaster, fleet, "run", "table", windows=40)
+    latency = measure_latency(forecaster, fleet, report, repeats=3)
+    assert latency.device == "cpu" and latency.batch_size == 40
+    assert latency.windows_per_second == pytest.approx(40 / report.model.seconds)
+    assert 0 < latency.one_window_ms < 10_000
+
+
+def test_examples_are_of_windows_not_trained_on() -> None:
+    """A panel per metric and server, three servers of three."""
+    figure = example_figure(trained(), small_fleet(), "title")
+    drawn = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert drawn == ["server0", "server1", "server2"]
+    assert len(figure.axes) == 2 * 3

@@ -9,9 +9,9 @@ from report.plots import (
     FanPanel,
     _draw_fan,
     as_image,
-    fan_chart,
     fan_figure,
     lr_curve,
+    save_figure,
     selection_bars,
 )
 
@@ -36,6 +36,10 @@ def make_panel(server="web-01", metric="cpu_percent", quantiles=SEVEN, **changes
         "actual": actual,
     }
     return FanPanel(server, metric, quantiles=quantiles, **{**fields, **changes})
+
+
+def fan_chart(path, panels, title):
+    save_figure(fan_figure(panels, title), path)
 
 
 def pixels_of(path, colour):

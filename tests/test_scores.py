@@ -20,6 +20,7 @@ from report.scores import (
     horizon_buckets,
     pick_quantiles,
     pinball,
+    skill,
 )
 
 SCORER = Path(__file__).resolve().parents[1] / ".." / "shared" / "score" / "score.py"
@@ -248,3 +249,25 @@ def test_a_row_survives_json():
     assert Scores("cpu", math.inf, 1.0, 2.0, 0.5, 0.8, 3.0, 0.0, 17).to_dict() == plain
     back = Scores.from_dict(plain)
     assert math.isnan(back.wql) and back.to_dict() == plain
+
+
+def test_merged_sums_are_those_of_all_windows():
+    """Windows are scored once, by kind, and their total is never scored again."""
+    history, forecast, actual = make_windows(5, missing=0.2)
+    yesterday = yesterdays_values(history, 96)
+    whole, parts = (ScoreSums(METRICS, SCORED_QUANTILES, 96) for _ in range(2))
+    whole.add(forecast, actual, yesterday)
+    for part in (slice(0, 2), slice(2, None)):
+        sums = ScoreSums(METRICS, SCORED_QUANTILES, 96)
+        sums.add(forecast[part], actual[part], yesterday[part])
+        parts.merge(sums)
+    assert parts.windows == whole.windows == 6
+    for one, other in zip(parts.rows(), whole.rows(), strict=True):
+        assert one.observed == other.observed
+        assert one.wql == pytest.approx(other.wql) and one.width == pytest.approx(other.width)
+
+
+def test_skill():
+    assert skill(0.2, 0.4) == 0.5
+    assert math.isnan(skill(0.2, 0.0))
+    assert math.isnan(skill(math.nan, 0.4)) and math.isnan(skill(0.2, math.nan))

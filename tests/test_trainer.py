@@ -55,6 +55,10 @@ def test_the_run_directory_holds_what_is_promised(run: Path) -> None:
     assert info["quantile_loss"] == min(line["val_loss"] for line in metrics)
     assert info["final_val_loss"] == metrics[-1]["val_loss"]
     assert info["num_servers"] == 3 and info["data_hours"] == 30
+    # What is judged must be told from what chose the best epoch: the last fifth of the time span.
+    assert info["trained_hours"] == 24
+    assert info["validated_from"] == "2026-01-06T00:00:00+00:00"
+    assert info["validated_until"] == "2026-01-06T06:00:00+00:00"
     assert info["sampled_epochs"] is True and info["windows_per_epoch"] == 96
     forecaster = load_forecaster(run / "model")
     assert info["model_parameters"] == sum(p.numel() for p in forecaster.parameters())

@@ -269,11 +269,14 @@ def training_info(
 ) -> dict[str, Any]:
     """Return what training_info.json says; every figure in it was measured in this run."""
     fleet, split = prepared.read.fleet, prepared.split
-    ticks = fleet.end_tick - int(fleet.first_tick.min())
+    begin, step = int(fleet.first_tick.min()), fleet.step_seconds
     return {
         "trained_at": began.isoformat(timespec="seconds"),
         "epochs": result.epochs,
-        "data_hours": ticks * fleet.step_seconds / 3600,
+        "data_hours": (fleet.end_tick - begin) * step / 3600,
+        "trained_hours": (split.cutoff - begin) * step / 3600,
+        "validated_from": datetime.fromtimestamp(split.cutoff * step, UTC).isoformat(),
+        "validated_until": datetime.fromtimestamp(split.end * step, UTC).isoformat(),
         "num_servers": len(fleet.servers),
         "final_train_loss": result.final_train_loss,
         "final_val_loss": result.final_validation_loss,
