@@ -1,4 +1,4 @@
-"""Alerts are counted by the rules of `report.warning`, on fleets whose breaches are planted."""
+"""Alerts are counted by the rules of `backtest`, on fleets whose breaches are planted."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from data.fleet import Fleet
 from data.windows import WindowIndex, index_windows
-from report.alerts import calibration
-from report.breaches import Watch, choose_thresholds, look_back, watch_ticks
-from report.crossing import crossing_probability, exceedance
+from report.early_warning.alerts import calibration
+from report.early_warning.backtest import backtest
+from report.early_warning.breaches import Watch, choose_thresholds, look_back, watch_ticks
+from report.early_warning.crossing import crossing_probability, exceedance
+from report.early_warning.page import warning_figures, warning_section
+from report.early_warning.results import WarningReport, warning_text
 from report.evaluate import held_out_windows
 from report.html import page
-from report.warning import backtest
-from report.warning_plots import warning_figures, warning_section
-from report.warning_text import WarningReport, warning_text
 from tests.builders import tiny_forecaster
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster, TrainingFacts

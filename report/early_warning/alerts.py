@@ -1,6 +1,6 @@
 """Alerts counted against what happened: operating points, calibration, lead times.
 
-`report.warning` defines alerts and episodes. N origins, E episodes.
+`report.early_warning.backtest` defines alerts and episodes. N origins, E episodes.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.fleet import IntArray
-from report.breaches import History, Watch
+from report.early_warning.breaches import History, Watch
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]

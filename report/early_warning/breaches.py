@@ -1,7 +1,7 @@
 """What happened to a fleet's metrics: when thresholds were reached, and what was known before.
 
 An origin is the first tick to forecast; the tick before it is the last one known. Tick t is
-t - origin + 1 ticks ahead, as in every score of `report`. `report.warning` defines the words.
+t - origin + 1 ticks ahead, as in every score of `report`. `backtest` defines the words.
 
 N origins, M target metrics, E episodes, T ticks of one series.
 """

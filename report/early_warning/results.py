@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from report.alerts import MOST_FALSE, AlertScores, OperatingPoint
+from report.early_warning.alerts import MOST_FALSE, AlertScores, OperatingPoint
 from report.scores import duration
 from report.text import NO_SCORE, format_table, number_cell, share_cell
 

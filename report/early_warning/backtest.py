@@ -9,7 +9,7 @@ The rules of the backtest, with their defaults:
 * **Origins** lie every 30 minutes. Tick t is t - origin + 1 ticks ahead: an origin is the first
   tick not yet known, one ahead of the last one known.
 * An **alert** at probability p is raised where P(some tick 30 min to 8 h ahead is at or over the
-  threshold) >= p; see `report.crossing`. None is raised in a breach (the last 30 minutes seen were
+  threshold) >= p; see `crossing`. None is raised in a breach (the last 30 minutes seen were
   not all below), on a cold start, or without a finite forecast; and an origin counts for nothing
   where less than half of the ticks 30 min to 8 h ahead were seen, as nobody knows what happened.
 * Consecutive alerting origins of a server and metric are **one alert**, as on a pager. It says
@@ -42,7 +42,8 @@ import numpy.typing as npt
 from data.fleet import Fleet, IntArray
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore
-from report.alerts import (
+from report.batches import BATCH_SIZE, MODEL_NAME, naive_store, ticks_per_day
+from report.early_warning.alerts import (
     ALARM_PROBABILITIES,
     AlertScores,
     calibration,
@@ -50,11 +51,11 @@ from report.alerts import (
     tally,
     warnable,
 )
-from report.breaches import History, Watch, choose_thresholds, look_back, watch_ticks
-from report.crossing import crossing_probability
-from report.evaluate import BATCH_SIZE, MODEL_NAME, iso_time, naive_store, ticks_per_day
+from report.early_warning.breaches import History, Watch, choose_thresholds, look_back, watch_ticks
+from report.early_warning.crossing import crossing_probability
+from report.early_warning.results import ALL_METRICS, ForecasterAlerts, WarningReport, WatchedMetric
+from report.evaluate import iso_time
 from report.naive import NaiveForecast, seasonal_naive, straight_line, window_quantiles
-from report.warning_text import ALL_METRICS, ForecasterAlerts, WarningReport, WatchedMetric
 from tft.forecaster import Forecaster
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -85,7 +86,7 @@ def backtest(
         fleet: read with the forecaster's schema.
         index: windows to choose origins from, such as `report.evaluate.held_out_windows` lists.
         thresholds: in each metric's unit, for those that shall not have the default of
-            `report.breaches.choose_thresholds`.
+            `report.early_warning.breaches.choose_thresholds`.
         every: ticks from one origin to the next.
         most_origins: about so many at most; whole days of servers are left out, evenly. None: all.
         progress: called with the fraction done.

@@ -8,11 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from report.alerts import LEAD_LIMITS, MOST_FALSE
-from report.html import Section, items, paragraph, picture, table
-from report.plots import BLUE, GREY, VERMILION
-from report.scores import duration
-from report.warning_text import (
+from report.early_warning.alerts import LEAD_LIMITS, MOST_FALSE
+from report.early_warning.results import (
     ALERTS_HEADER,
     CALIBRATION_HEADER,
     CURVE_HEADER,
@@ -25,6 +22,9 @@ from report.warning_text import (
     summary_lines,
     watched_rows,
 )
+from report.html import Section, items, paragraph, picture, table
+from report.plots import BLUE, GREY, VERMILION
+from report.scores import duration
 
 GREEN = "#009E73"
 STYLES = ((BLUE, "-", 2.2), (VERMILION, "--", 1.5), (GREY, "-.", 1.5), (GREEN, ":", 1.8))

@@ -1,0 +1,1 @@
+"""Early warning: alerts from forecasts, and how good they would have been."""
