@@ -23,6 +23,7 @@ from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 from train.config import TrainConfig
 from train.device import choose_device
+from train.init import load_source, start_from
 from train.ranks import ALONE, Ranks
 
 BoolArray = npt.NDArray[np.bool_]
@@ -62,6 +63,7 @@ def prepare(
     progress: Callable[[float], None],
     ranks: Ranks = ALONE,
     fold: Fold | None = None,
+    begun: bool = False,
 ) -> Prepared:
     """Read a table and build network and loaders for it; writes nothing.
 
@@ -73,11 +75,13 @@ def prepare(
         progress: called with the fraction read.
         ranks: the processes that train together; loaders yield this one's share.
         fold: split as this part of a cross-validation; None: by `validation_split`.
+        begun: a checkpoint will replace every weight, so `init` need not be there any more.
 
     Raises:
         ValueError: the table or the configuration cannot be used.
     """
     device = choose_device(config.device)
+    source = None if begun else load_source(config)
     read = read_fleet(data, spec, progress=progress)
     for line in read.summary.lines():
         say(f"  {line}")
@@ -90,6 +94,9 @@ def prepare(
     schema = replace(schema, profiles=known_profiles(fleet, split.trained))
     torch.manual_seed(config.random_seed)
     forecaster = build_forecaster(fleet, schema, split, config).to(device)
+    if source is not None:
+        for line in start_from(source, forecaster):
+            say(line)
     store = WindowStore(
         fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
     )
