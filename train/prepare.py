@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from data.reading import ReadResult, TableSpec, read_fleet
 from data.sampling import WindowOrder
 from data.splits import Split, split_by_time, split_fold, spread_evenly, training_stretches
 from data.windows import WindowStore
+from report.drift import RANGE, server_levels
 from report.examples import Examples, choose_examples
 from tft.fast_path import use_fast_path
 from tft.forecaster import Forecaster, TrainingFacts, network_config
@@ -166,10 +168,8 @@ def build_forecaster(
 ) -> Forecaster:
     """Build a fresh network with statistics of the rows trained on, and of no other."""
     normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
-    normaliser.fit(
-        training_stretches(fleet, split, schema.context_length),
-        torch.from_numpy(fleet.static[split.trained]),
-    )
+    stretches = training_stretches(fleet, split, schema.context_length)
+    normaliser.fit(stretches, torch.from_numpy(fleet.static[split.trained]))
     network = TFT(
         network_config(
             schema,
@@ -180,6 +180,36 @@ def build_forecaster(
         )
     )
     use_fast_path(network, config.fast_path)
-    servers = tuple(name for name, seen in zip(fleet.servers, split.trained, strict=True) if seen)
-    facts = TrainingFacts(servers, split.cutoff)
+    facts = training_facts(fleet, split, stretches)
     return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
+
+
+def training_facts(fleet: Fleet, split: Split, stretches: torch.Tensor) -> TrainingFacts:
+    """Say what was trained on, and where it lay: of the rows trained on, and of no other.
+
+    Args:
+        fleet: series.
+        split: of it.
+        stretches: [K, ticks, M] of training rows, NaN where missing.
+    """
+    trained = np.flatnonzero(split.trained)
+    levels = server_levels(fleet, None, split.cutoff, trained)
+    rows = stretches.flatten(0, 1).numpy()  # [K * ticks, M]
+    limits = np.full((len(RANGE), len(fleet.metrics)), np.nan)
+    for m, column in enumerate(rows.T):
+        seen = column[np.isfinite(column)]
+        if len(seen):
+            limits[:, m] = np.quantile(seen, RANGE)
+    return TrainingFacts(
+        servers=tuple(fleet.servers[server] for server in trained),
+        end_tick=split.cutoff,
+        metric_low=_plain(limits[0]),
+        metric_high=_plain(limits[1]),
+        server_level=_plain(levels.level),
+        server_spread=_plain(levels.spread),
+    )
+
+
+def _plain(values: npt.NDArray[np.floating[Any]]) -> tuple[float | None, ...]:
+    """Return numbers as JSON holds them: of six digits, None for NaN."""
+    return tuple(float(f"{v:.6g}") if np.isfinite(v) else None for v in values.ravel())
