@@ -22,6 +22,7 @@ from statistics import mean
 from typing import Any
 
 import click
+import torch
 from tqdm import tqdm
 
 from benchmarks.machine import measured_on
@@ -32,6 +33,7 @@ from data.reading import TableSpec, read_fleet
 from data.synthetic import FleetSpec, write_fleet
 from report.scores import MEAN
 from tft.bundle import write_atomically
+from train import TFTTrainer, TrainConfig
 
 SMALL_FLEET = FleetSpec(
     seed=1042, num_ml_compute=1, num_database=2, num_web_api=3, num_conductor_mgmt=1,
@@ -55,10 +57,6 @@ class Tables:
 
 def train(data: str, run: str, settings: dict[str, Any]) -> list[float]:
     """Train once, and return every epoch's validation loss."""
-    import torch
-
-    from train import TFTTrainer, TrainConfig
-
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # the study has a progress bar of its own

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from data.fleet import Fleet, IntArray
 from data.reading import TableSpec, read_fleet
@@ -53,9 +54,7 @@ def study(model: str, data: str, seed: int, windows: int) -> dict[str, dict[str,
         Of `profile`, `missing` and `history` the scores by world; those of one part are of the
         same ticks. No profiles in the table: no `profile`.
     """
-    import torch
-
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as many run as there are cores
     forecaster = load_forecaster(model)
     fleet = read_fleet(data, TableSpec(), forecaster.schema).fleet
     return study_fleet(forecaster, fleet, seed, windows)
