@@ -134,6 +134,7 @@ step_options = with_options(  # what training and the LR range test share
         help="Batches in an optimizer step.  [default: 1]",
     ),
     click.option("--workers", "num_workers", type=int, help="Loader processes.  [default: 0]"),
+    click.option("--init", help="Run to start from, of another fleet.  [default: fresh weights]"),
     click.option("--seed", "random_seed", type=int, help="Of everything.  [default: 42]"),
     click.option("--deterministic", is_flag=True, help="The same on a GPU too, slower there."),
     click.option("--device", help="auto, cpu or cuda.  [default: auto]"),

@@ -28,6 +28,14 @@ class TrainingFacts:
     """Servers whose history was trained on."""
     end_tick: int = 0
     """First tick after every training window's last."""
+    metric_low: tuple[float | None, ...] = ()
+    """The 0.1 % quantile of each metric's training rows, targets first; None if never seen."""
+    metric_high: tuple[float | None, ...] = ()
+    """The 99.9 % quantile."""
+    server_level: tuple[float | None, ...] = ()
+    """Median of each of `servers` and metric in training, server by server; None if unknown."""
+    server_spread: tuple[float | None, ...] = ()
+    """Standard deviation, in the same order."""
 
 
 class Encoded(NamedTuple):

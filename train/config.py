@@ -73,6 +73,9 @@ class TrainConfig:
     unknown_rate: float = 0.1
     """Share of server and profile codes hidden, so that new servers are forecast well."""
 
+    init: str | None = None
+    """Run directory or model folder to start from, of another fleet; none: fresh weights."""
+
     # The optimisation.
     epochs: int | None = 20
     """Most epochs; none: as many as fit into max_minutes."""

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from data.reading import ReadResult, TableSpec, read_fleet
 from data.sampling import WindowOrder
 from data.splits import Split, split_by_time, split_fold, spread_evenly, training_stretches
 from data.windows import WindowStore
+from report.drift import RANGE, server_levels
 from report.examples import Examples, choose_examples
 from tft.fast_path import use_fast_path
 from tft.forecaster import Forecaster, TrainingFacts, network_config
@@ -23,6 +25,7 @@ from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 from train.config import TrainConfig
 from train.device import choose_device
+from train.init import load_source, start_from
 from train.ranks import ALONE, Ranks
 
 BoolArray = npt.NDArray[np.bool_]
@@ -62,6 +65,7 @@ def prepare(
     progress: Callable[[float], None],
     ranks: Ranks = ALONE,
     fold: Fold | None = None,
+    begun: bool = False,
 ) -> Prepared:
     """Read a table and build network and loaders for it; writes nothing.
 
@@ -73,11 +77,13 @@ def prepare(
         progress: called with the fraction read.
         ranks: the processes that train together; loaders yield this one's share.
         fold: split as this part of a cross-validation; None: by `validation_split`.
+        begun: a checkpoint will replace every weight, so `init` need not be there any more.
 
     Raises:
         ValueError: the table or the configuration cannot be used.
     """
     device = choose_device(config.device)
+    source = None if begun else load_source(config)
     read = read_fleet(data, spec, progress=progress)
     for line in read.summary.lines():
         say(f"  {line}")
@@ -90,6 +96,9 @@ def prepare(
     schema = replace(schema, profiles=known_profiles(fleet, split.trained))
     torch.manual_seed(config.random_seed)
     forecaster = build_forecaster(fleet, schema, split, config).to(device)
+    if source is not None:
+        for line in start_from(source, forecaster):
+            say(line)
     store = WindowStore(
         fleet, schema, "cpu" if config.num_workers else device, forecaster.facts.servers
     )
@@ -159,10 +168,8 @@ def build_forecaster(
 ) -> Forecaster:
     """Build a fresh network with statistics of the rows trained on, and of no other."""
     normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
-    normaliser.fit(
-        training_stretches(fleet, split, schema.context_length),
-        torch.from_numpy(fleet.static[split.trained]),
-    )
+    stretches = training_stretches(fleet, split, schema.context_length)
+    normaliser.fit(stretches, torch.from_numpy(fleet.static[split.trained]))
     network = TFT(
         network_config(
             schema,
@@ -173,6 +180,36 @@ def build_forecaster(
         )
     )
     use_fast_path(network, config.fast_path)
-    servers = tuple(name for name, seen in zip(fleet.servers, split.trained, strict=True) if seen)
-    facts = TrainingFacts(servers, split.cutoff)
+    facts = training_facts(fleet, split, stretches)
     return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
+
+
+def training_facts(fleet: Fleet, split: Split, stretches: torch.Tensor) -> TrainingFacts:
+    """Say what was trained on, and where it lay: of the rows trained on, and of no other.
+
+    Args:
+        fleet: series.
+        split: of it.
+        stretches: [K, ticks, M] of training rows, NaN where missing.
+    """
+    trained = np.flatnonzero(split.trained)
+    levels = server_levels(fleet, None, split.cutoff, trained)
+    rows = stretches.flatten(0, 1).numpy()  # [K * ticks, M]
+    limits = np.full((len(RANGE), len(fleet.metrics)), np.nan)
+    for m, column in enumerate(rows.T):
+        seen = column[np.isfinite(column)]
+        if len(seen):
+            limits[:, m] = np.quantile(seen, RANGE)
+    return TrainingFacts(
+        servers=tuple(fleet.servers[server] for server in trained),
+        end_tick=split.cutoff,
+        metric_low=_plain(limits[0]),
+        metric_high=_plain(limits[1]),
+        server_level=_plain(levels.level),
+        server_spread=_plain(levels.spread),
+    )
+
+
+def _plain(values: npt.NDArray[np.floating[Any]]) -> tuple[float | None, ...]:
+    """Return numbers as JSON holds them: of six digits, None for NaN."""
+    return tuple(float(f"{v:.6g}") if np.isfinite(v) else None for v in values.ravel())

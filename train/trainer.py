@@ -111,7 +111,8 @@ class TFTTrainer:
     ) -> Path:
         """Train as one of the ranks."""
         config, started = self.config, time.monotonic()
-        prepared = self.prepare(data, ranks, fold, stop)
+        begun = resume and ranks.share(self._begun(path, checkpoint))
+        prepared = self.prepare(data, ranks, fold, stop, begun)
         with ExitStack() as stack:
             run = None
             if ranks.first:
@@ -138,6 +139,11 @@ class TFTTrainer:
         self.say(closing_line(prepared.train_loader, result, state.seconds))
         return path
 
+    def _begun(self, path: Path, checkpoint: str | Path | None) -> bool:
+        """Tell whether there is a checkpoint to go on from, whole or not."""
+        folder = path / self.config.checkpoints_dir
+        return checkpoint is not None or any(folder.glob("step-*.pt"))
+
     def _saved(
         self, path: Path, ranks: Ranks, checkpoint: str | Path | None
     ) -> dict[str, Any] | None:
@@ -148,7 +154,7 @@ class TFTTrainer:
         elif ranks.first:
             folder = path / self.config.checkpoints_dir
             found = newest_checkpoint(folder, self.say)
-            if found is None and any(folder.glob("step-*.pt")):
+            if found is None and self._begun(path, None):
                 raise ValueError(
                     f"{folder}: no checkpoint there can be gone on from, see above; nothing was "
                     "changed; restore one, or start another --run-dir"
@@ -196,10 +202,11 @@ class TFTTrainer:
         ranks: Ranks = ALONE,
         fold: Fold | None = None,
         stop: StopRequest | None = None,
+        begun: bool = False,
     ) -> Prepared:
         """Read a table and build network and loaders for it; writes nothing."""
         tell = self.teller(f"reading {data}", stop)
-        return prepare(data, self.config, self.spec, self.say, tell, ranks, fold)
+        return prepare(data, self.config, self.spec, self.say, tell, ranks, fold, begun)
 
     def _find(self, prepared: Prepared, ranks: Ranks, stop: StopRequest | None = None) -> RangeTest:
         tell = self.teller("learning-rate range test", stop)
@@ -293,6 +300,7 @@ def training_info(
             "patience": config.early_stopping_patience,
             "stopped_early": result.stopped_early,
         },
+        "init": None if config.init is None else Path(config.init).name,
         "learning_rate": result.learning_rate,
         "precision": config.precision,
         "random_seed": config.random_seed,
