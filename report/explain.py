@@ -73,8 +73,8 @@ class Reading:
     """Each group with all its variables shuffled at once."""
     on_history: float
     """Share of the attention that rests on the context; the rest is on the horizon's own steps."""
-    by_lag: FloatArray  # [L] attention a context tick gets from a step so many ticks after it,
-    # 1 = as much as every tick the step may look at gets on average; NaN where no step could look
+    by_lag: FloatArray  # [L] attention a tick of history gets from a step so many ticks after it,
+    # 1 = as much as the step's ticks of history get on average; NaN where no step could look
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Explanation:
     whole: Reading
     servers: tuple[Reading, ...]
     """In the order of the fleet; those with a window among the ones looked at."""
-    by_step: FloatArray  # [H, L] attention of each step, unit of `by_lag`, NaN where never seen
+    by_step: FloatArray  # [H, L] attention of each step to each tick of context and horizon,
+    # 1 = as much as those it may look at get on average; NaN where it never may
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, numbers and strings; None for what is not known."""
@@ -128,7 +129,7 @@ def explain(
     run_name: str,
     data_name: str,
     server: str | None = None,
-    windows: int | None = 512,
+    windows: int | None = 256,
     progress: Callable[[float], None] | None = None,
 ) -> Explanation:
     """Read weights, attention and permutation importance off windows not trained on.
@@ -282,14 +283,18 @@ class _Sums:
         assert output.past_weights is not None and output.future_weights is not None
         assert inputs.past_seen is not None
         seen, attention = inputs.past_seen, output.attention  # [B, T], [B, H, L]
-        T, H = seen.shape[1], attention.shape[1]
+        T = seen.shape[1]
         ticks = seen.sum(1, keepdim=True).clamp(min=1)
         past = (output.past_weights * seen.unsqueeze(-1)).sum(1) / ticks  # [B, V]
         on_history = attention[..., :T].sum(-1).mean(1, keepdim=True)
         row = [past, output.future_weights.mean(1), output.static_weights, on_history]
         self.slots.append(slots)
         self.rows.append(torch.cat(row, dim=1).float().cpu().numpy())
+        self._add_attention(slots, seen, attention)
 
+    def _add_attention(self, slots: IntArray, seen: Tensor, attention: Tensor) -> None:
+        """Add windows' attention [B, H, L]; of the context only `seen` [B, T] ticks get any."""
+        T, H = seen.shape[1], attention.shape[1]
         ahead = torch.ones(H, H, dtype=torch.bool, device=seen.device).tril()
         may_look = torch.cat(
             [seen.unsqueeze(1).expand(-1, H, -1), ahead.expand(len(seen), -1, -1)], dim=-1
@@ -297,10 +302,16 @@ class _Sums:
         relative = attention * may_look.sum(-1, keepdim=True)  # 1: as all that may be looked at
         step, tick = torch.arange(H).unsqueeze(1), torch.arange(T)
         lag = (T + step - tick).flatten().to(seen.device)  # [H * T] ticks from key to query
-        for part, values in enumerate((relative, may_look.to(relative.dtype))):
-            self.by_step[part] += values.sum(0).double().cpu().numpy()
-            sums = values.new_zeros(len(seen), T + H)
-            sums.index_add_(1, lag, values[..., :T].flatten(1))
+        # Of history alone: steps far ahead share theirs with more steps, and reach other lags.
+        past_only = attention[..., :T]
+        share = past_only.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+        history = past_only / share * seen.sum(1)[:, None, None]
+        looks = may_look.to(relative.dtype)
+        pairs = ((relative, history), (looks, looks[..., :T]))  # sums, and counts
+        for part, (whole, past_part) in enumerate(pairs):
+            self.by_step[part] += whole.sum(0).double().cpu().numpy()
+            sums = whole.new_zeros(len(seen), T + H)
+            sums.index_add_(1, lag, past_part.flatten(1))
             np.add.at(self.by_lag[part], slots, sums.double().cpu().numpy())
 
     def reading(self, server: str | None, slots: IntArray) -> Reading:

@@ -10,7 +10,7 @@ import numpy as np
 from data.fleet import Fleet
 from data.splits import spread_evenly
 from report.explain import HIGH, LOW, Explanation, Reading, Variable, explain
-from report.explain_plots import Bar, attention_map, lag_curve, spread_bars
+from report.explain_plots import Bar, attention_map, lag_curve, per_cent, spread_bars
 from report.html import Section, escape, items, page, paragraph, picture, quote, table
 from report.plots import VERMILION
 from tft.bundle import write_atomically
@@ -20,7 +20,8 @@ SERVERS = "servers"  # the folder of servers' pages
 MOST_PAGES = 100  # of servers; any one has its own with `--server`
 SAFE_LENGTH = 60  # of a file's name, well below what any file system takes
 READING_SHARE = 0.9  # of the time, roughly: the rest draws
-PAIR = '<div style="display:flex;flex-wrap:wrap;column-gap:2rem;align-items:flex-start">'
+PAIR = '<div style="display:flex;flex-wrap:wrap;column-gap:1rem">'  # beside each other, or, where
+HALF = '<div style="flex:1 1 24rem;min-width:0">'  # there is no room, one above the other
 HOW_TO_READ = (
     "Loss growth is measured. In every window one variable's values are replaced by those it has "
     "in another window drawn at random from the fleet, everything else stays, and the quantile "
@@ -110,7 +111,7 @@ def index_page(explanation: Explanation, links: dict[str, str]) -> str:
         Section(
             "Which step looks where",
             picture(
-                attention_map(explanation.by_step, schema.context_length, schema.step_seconds, ""),
+                attention_map(explanation.by_step, schema.context_length, schema.step_seconds),
                 "Attention of each horizon step to each tick of context and horizon",
                 "A row is a step of the forecast; left of the line is history, right of it are the "
                 "horizon's own steps, which hold the calendar and yesterday's values. A look at "
@@ -119,12 +120,12 @@ def index_page(explanation: Explanation, links: dict[str, str]) -> str:
         ),
         Section("Servers", _server_table(explanation, links)),
     ]
-    return page(f"What {explanation.run} rests on", sections, _lead(explanation, whole))
+    return page(f"What forecasts of {explanation.run} rest on", sections, _lead(explanation, whole))
 
 
 def server_page(explanation: Explanation, reading: Reading, back: str = "") -> str:
     """Return one server's page; `back` leads to the fleet's, where there is one."""
-    title = f"What {explanation.run} rests on for {reading.server}"
+    title = f"What forecasts of {explanation.run} rest on: {reading.server}"
     lead = _lead(explanation, reading)
     if back:
         lead = f"<p><a href={quote(back)}>All servers, and how to read this</a></p>\n" + lead
@@ -162,12 +163,11 @@ def _variable_sections(explanation: Explanation, reading: Reading) -> list[Secti
         "What the network weighs",
         f"mean over windows, {100 * LOW:.0f}–{100 * HIGH:.0f} % range",
     )
-    pictures = (
-        PAIR
-        + picture(growth, "Growth of the loss when a variable is shuffled, a bar per variable")
-        + picture(weights, "Selection weight, a bar per variable")
-        + "</div>"
+    drawn = (
+        picture(growth, "Growth of the loss when a variable is shuffled, a bar each", dpi=160),
+        picture(weights, "Selection weight, a bar per variable", dpi=160),
     )
+    pictures = PAIR + "".join(f"{HALF}{one}</div>" for one in drawn) + "</div>"
     return [
         Section("Which variables matter", pictures),
         Section("The same in numbers", _variable_table(ranked, reading.together)),
@@ -195,11 +195,11 @@ def _variable_table(ranked: list[Variable], together: tuple[Variable, ...]) -> s
             [
                 one.name,
                 one.group,
-                _per_cent(one.growth.mean),
-                f"{_per_cent(one.growth.low)} to {_per_cent(one.growth.high)}",
-                *(_per_cent(one.growth_by_target[target]) for target in targets),
-                _per_cent(weight.mean) if single else "",
-                f"{_per_cent(weight.low)} to {_per_cent(weight.high)}" if single else "",
+                per_cent(one.growth.mean),
+                f"{per_cent(one.growth.low)} to {per_cent(one.growth.high)}",
+                *(per_cent(one.growth_by_target[target]) for target in targets),
+                per_cent(weight.mean) if single else "",
+                f"{per_cent(weight.low)} to {per_cent(weight.high)}" if single else "",
             ]
         )
     strong = range(len(ranked), len(rows))
@@ -210,15 +210,15 @@ def _attention(explanation: Explanation, reading: Reading) -> str:
     """Return the curve of attention by lag, a server's beside the fleet's."""
     several = reading is not explanation.whole
     figure = lag_curve(
-        reading.by_lag, explanation.schema.step_seconds, "Attention to history, by how long before",
+        reading.by_lag, explanation.schema.step_seconds,
         explanation.whole.by_lag if several else None,
     )  # fmt: skip
     return picture(
         figure,
         "Attention a tick of history gets, by how long before the step asked for it lies",
         "Averaged over windows and horizon steps that could look there; 1 is as much as every tick "
-        f"alike. {100 * reading.on_history:.0f} % of the attention rests on history, the rest on "
-        "the horizon's own steps.",
+        f"of history alike. {per_cent(100 * reading.on_history)} of all attention is on history, "
+        "the rest on the horizon's own steps.",
     )
 
 
@@ -233,7 +233,7 @@ def _server_table(explanation: Explanation, links: dict[str, str]) -> str:
         rows.append(
             f"<tr><td class=text>{name}</td><td>{reading.windows}</td><td>{reading.loss:.3f}</td>"
             f"<td class=text>{escape(f'{most.name} ({most.group})')}</td>"
-            f"<td>{escape(_per_cent(most.growth.mean))}</td></tr>"
+            f"<td>{escape(per_cent(most.growth.mean))}</td></tr>"
         )
     left_out = len(explanation.servers) - len(rows)
     note = ""
@@ -250,12 +250,3 @@ def _server_table(explanation: Explanation, links: dict[str, str]) -> str:
     body = "".join(rows)
     made = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide">{made}</div>{note}'
-
-
-def _per_cent(value: float) -> str:
-    """Write a percentage, with its sign where it is below zero."""
-    if not np.isfinite(value):
-        return "unknown"
-    digits = 0 if abs(value) >= 99.5 else 1
-    text = f"{value:.{digits}f}"
-    return f"{'0.0' if text == '-0.0' else text} %".replace("-", "−")

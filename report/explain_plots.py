@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from report.explain import FloatArray, Spread
 from report.plots import BLACK, BLUE, DAY_SECONDS, GREY, MOST_BARS, VERMILION, shorten
 
 LINE = "#e4e4e4"
+LEAST = 0.1  # per cent, of an axis: what is nothing looks like nothing
 ROW_HEIGHT = 0.27  # inches of a bar
-WIDTH, NAMES = 5.8, 2.35  # inches: of a figure that a phone can still show, and of its names
+WIDTH, WIDE, NAMES = (
+    5.8,
+    7.5,
+    2.35,
+)  # inches: of a figure that a phone can still show, and of its names
 HOUR_STEPS = (1, 2, 3, 4, 6, 8, 12, 24, 48)  # between marks of an axis in hours
 MOST_MARKS, NAME_LENGTH = 9, 34
 
@@ -55,21 +60,23 @@ def spread_bars(bars: Sequence[Bar], title: str, note: str, colour: str = BLUE) 
     )
     drawn = [row for row in rows if isinstance(row, Bar)]
     ends = [end for bar in drawn for end in bar.value if np.isfinite(end)]
-    right, left = max([*ends, 1e-3]), min([*ends, 0.0])
+    right, left = max([*ends, LEAST]), min([*ends, 0.0])
     span = right - left
     for place, row in enumerate(rows):
         if isinstance(row, str):
             _name(axes, place, row, fontweight="bold")
             continue
-        mean, low, high = row.value
         _name(axes, place, shorten(row.name, NAME_LENGTH))
-        if not np.isfinite(mean):
-            axes.text(0.0, place, "  unknown", va="center", fontsize=9, color=GREY)
-            continue
+        mean, low, high = np.nan_to_num(row.value)  # its label says where it is unknown
         axes.barh(place, mean, height=0.6, color=colour)
         axes.plot([low, high], [place, place], color=BLACK, linewidth=1.4, solid_capstyle="butt")
-        label = _per_cent(mean)
-        axes.text(max(mean, high, 0.0) + 0.02 * span, place, label, va="center", fontsize=9)
+        axes.text(
+            max(mean, high, 0.0) + 0.02 * span,
+            place,
+            per_cent(row.value.mean),
+            va="center",
+            fontsize=9,
+        )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left - (0.02 * span if left < 0 else 0.0), right + 0.2 * span)
     _tidy(axes)
@@ -77,27 +84,25 @@ def spread_bars(bars: Sequence[Bar], title: str, note: str, colour: str = BLUE) 
     axes.axvline(0.0, color=GREY, linewidth=0.8)
     axes.spines["left"].set_visible(False)
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     axes.set_xlabel(note, fontsize=9, loc="right")
     figure.suptitle(title, x=0.1 / WIDTH, ha="left", fontsize=12, fontweight="bold")
     return figure
 
 
-def lag_curve(
-    by_lag: FloatArray, step_seconds: int, title: str, other: FloatArray | None = None
-) -> Figure:
+def lag_curve(by_lag: FloatArray, step_seconds: int, other: FloatArray | None = None) -> Figure:
     """Draw how much attention a tick gets by how long before the step asked for it lies.
 
     Args:
-        by_lag: [L] attention, 1 = as much as every tick alike, NaN where no step could look; entry
-            n is n ticks before the step.
+        by_lag: [L] attention, 1 = as much as every tick of history alike, NaN where no step could
+            look; entry n is n ticks before the step.
         step_seconds: of a tick.
-        title: says whose.
         other: [L] drawn beside it in grey: the whole fleet's.
     """
-    figure = Figure(figsize=(2 * WIDTH, 3.4))
+    figure = Figure(figsize=(WIDE, 3.0))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.17, top=0.87)
+    figure.subplots_adjust(left=0.09, right=0.97, bottom=0.17, top=0.96)
     hours = np.arange(len(by_lag)) * step_seconds / 3600
     days = np.arange(DAY_SECONDS / 3600, hours[-1] + 1e-9, DAY_SECONDS / 3600)
     for number, day in enumerate(days):
@@ -120,26 +125,22 @@ def lag_curve(
     axes.grid(axis="y", color=LINE, linewidth=0.7)
     if other is not None:
         axes.legend(frameon=False, fontsize=9, loc="lower left")
-    figure.suptitle(
-        title, x=0.1 / (2 * WIDTH), ha="left", fontsize=12, fontweight="bold"
-    ).set_parse_math(False)
     return figure
 
 
-def attention_map(by_step: FloatArray, context: int, step_seconds: int, title: str) -> Figure:
+def attention_map(by_step: FloatArray, context: int, step_seconds: int) -> Figure:
     """Draw which tick each step of the horizon looks at.
 
     Args:
         by_step: [H, L] attention, 1 = as much as every tick alike, NaN where a step never looks.
         context: T ticks of history; the first forecast tick is column T.
         step_seconds: of a tick.
-        title: says whose.
     """
     H, L = by_step.shape
     hour = step_seconds / 3600
-    figure = Figure(figsize=(2 * WIDTH, 3.8))
+    figure = Figure(figsize=(WIDE, 3.2))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.07, right=1.03, bottom=0.16, top=0.88)
+    figure.subplots_adjust(left=0.09, right=1.0, bottom=0.16, top=0.96)
     seen = by_step[np.isfinite(by_step)]
     image = axes.imshow(
         by_step, aspect="auto", origin="lower", cmap="Blues", vmin=0.0, interpolation="nearest",
@@ -155,8 +156,15 @@ def attention_map(by_step: FloatArray, context: int, step_seconds: int, title: s
     bar.set_label("attention (1 = even)", fontsize=9)
     bar.ax.tick_params(labelsize=9)
     bar.outline.set_visible(False)
-    figure.suptitle(title, x=0.1 / (2 * WIDTH), ha="left", fontsize=12, fontweight="bold")
     return figure
+
+
+def per_cent(value: float) -> str:
+    """Write a percentage with about two digits, on one line."""
+    if not np.isfinite(value):
+        return "unknown"
+    text = f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.1f}"
+    return f"{'0.0' if text == '-0.0' else text}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
 
 
 def _name(axes: Axes, place: int, name: str, **style: Any) -> None:
@@ -166,11 +174,6 @@ def _name(axes: Axes, place: int, name: str, **style: Any) -> None:
         -(NAMES - 0.1) / (WIDTH - NAMES - 0.15), place, name, transform=at, ha="left", va="center",
         fontsize=9, parse_math=False, **style,
     )  # fmt: skip
-
-
-def _per_cent(value: float) -> str:
-    """Write a percentage with about two digits."""
-    return f"{value:.0f} %" if abs(value) >= 99.5 else f"{value:.1f} %"
 
 
 def _hours_axis(axes: Axes, hours: float) -> None:
