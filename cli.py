@@ -332,6 +332,40 @@ def evaluate(
         click.echo(file)
 
 
+@cli.command()
+@RUN
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Table of history.")
+@click.option("--server", help="Only this one.  [default: every server]")
+@click.option(
+    "--out-dir", type=click.Path(path_type=Path),
+    help="Folder for the pages.  [default: RUN/explanation]",
+)  # fmt: skip
+@click.option(
+    "--windows", type=click.IntRange(1), default=256, show_default=True,
+    help="Most windows, evenly spaced.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True)
+@column_options
+def explain(
+    run: Path, data: Path, server: str | None, out_dir: Path | None, windows: int, device: str,
+    **options: Any
+) -> None:  # fmt: skip
+    """Show what the forecaster of RUN rests on: variables and past hours, as pages of HTML."""
+    from report.explain_page import write_explanation
+    from train.runs import open_run
+
+    opened = open_run(run, device)
+    folder, name = out_dir or opened.directory / "explanation", opened.directory.resolve().name
+    check_folder(folder)
+    fleet = read(data, columns_of(opened, options), opened.forecaster)
+    with ProgressLine("explaining") as progress:
+        files = write_explanation(
+            opened.forecaster, fleet, name, data.name, folder, server, windows, progress
+        )
+    for file in files:
+        click.echo(file)
+
+
 def until_stopped(work: Callable[["StopRequest"], Any]) -> Any:
     """Do what SIGINT and SIGTERM stop after saving; exit as shells expect of them."""
     from train.signals import Stopped, StopRequest

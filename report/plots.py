@@ -104,11 +104,11 @@ def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
             else:
                 handles |= _draw_fan(cell, panel)
             if row == 0:
-                cell.set_title(_shorten(server, TITLE_LENGTH), fontsize=11).set_parse_math(False)
+                cell.set_title(shorten(server, TITLE_LENGTH), fontsize=11).set_parse_math(False)
             if row == len(metrics) - 1:
                 cell.set_xlabel("time (UTC)", fontsize=9)
             if column == 0:
-                cell.set_ylabel(_shorten(metric)).set_parse_math(False)
+                cell.set_ylabel(shorten(metric)).set_parse_math(False)
     _title(figure, title)
     entries = 6 if len(servers) > 2 else 3  # in a row, as many as there is room for
     figure.legend(
@@ -140,7 +140,7 @@ def selection_bars(weights_by_group: Mapping[str, Mapping[str, float]], title: s
         bars = axes.barh(range(len(weights)), lengths, height=0.36, align="edge", color=BLUE)
         axes.bar_label(bars, [f"{value:.1f} %" for value in per_cent], padding=3, fontsize=9)
         for place, name in enumerate(weights):  # above its bar, where a long name has room
-            label = _shorten(name, BAR_NAME_LENGTH)
+            label = shorten(name, BAR_NAME_LENGTH)
             axes.text(0.0, place - 0.12, label, fontsize=9, parse_math=False)
         axes.set_ylim(most - 0.4, -0.5)  # bars are as thick in every panel,
         axes.set_xlim(0.0, 120 * largest)  # and as long
@@ -325,7 +325,7 @@ def _write_number(value: float, position: int | None) -> str:
     return f"{value:g}"
 
 
-def _shorten(name: str, length: int = NAME_LENGTH) -> str:
+def shorten(name: str, length: int = NAME_LENGTH) -> str:
     """Cut the middle out of a name too long to stand beside a panel."""
     if len(name) <= length:
         return name

@@ -1,0 +1,411 @@
+"""What a forecaster rests on: which inputs it weighs, where it looks, what it loses without them.
+
+Selection weights and attention are what the network does. Permutation importance is measured: how
+much the quantile loss grows when a variable's values come from another window. All of it on windows
+the forecaster was not trained on, of network inputs as `tft.forecaster` names them.
+
+B batch, T context, H horizon, L = T + H, V variables, C changes (a variable or a whole group is
+shuffled), R shuffles, S servers, M targets.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data.fleet import Fleet, IntArray
+from data.splits import spread_evenly
+from data.windows import WindowIndex, WindowStore
+from report.evaluate import held_out_windows, iso_time
+from tft.batch import WindowBatch
+from tft.forecaster import Forecaster, future_names, past_names, static_names
+from tft.model import TFTInputs, TFTOutput
+from tft.schema import FeatureSchema
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+SHUFFLES = 3
+BATCH_SIZE = 64
+LOW, HIGH = 0.1, 0.9  # of the windows' selection weights
+SEED = 0  # of the shuffles: the same run and table give the same figures
+DRAWN = 4  # candidates for each window values are taken from, see `_draw_donors`
+
+
+class Spread(NamedTuple):
+    """A mean and how far what it is a mean of lies apart."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One of the network's inputs, or a whole group of them."""
+
+    group: str
+    """past, future or static."""
+    name: str
+    weight: Spread
+    """Selection weight, per cent of its group; from the 10 to the 90 % quantile over windows."""
+    growth: Spread
+    """Per cent the loss grows by when it is shuffled; smallest and largest of the shuffles."""
+    growth_by_target: dict[str, float]
+    """The mean growth of each target's own loss."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read off some windows: a server's, or all of them."""
+
+    server: str | None
+    """None: every server's windows together."""
+    windows: int
+    loss: float
+    """Quantile loss per observed target tick, in spreads of each window."""
+    variables: tuple[Variable, ...]
+    together: tuple[Variable, ...]
+    """Each group with all its variables shuffled at once."""
+    on_history: float
+    """Share of the attention that rests on the context; the rest is on the horizon's own steps."""
+    by_lag: FloatArray  # [L] attention a tick of history gets from a step so many ticks after it,
+    # 1 = as much as the step's ticks of history get on average; NaN where no step could look
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was read, and off what."""
+
+    run: str
+    data: str
+    first_origin: str
+    last_origin: str
+    schema: FeatureSchema
+    shuffles: int
+    whole: Reading
+    servers: tuple[Reading, ...]
+    """In the order of the fleet; those with a window among the ones looked at."""
+    by_step: FloatArray  # [H, L] attention of each step to each tick of context and horizon,
+    # 1 = as much as those it may look at get on average; NaN where it never may
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts, numbers and strings; None for what is not known."""
+        return {
+            "run": self.run,
+            "data": self.data,
+            "first_origin": self.first_origin,
+            "last_origin": self.last_origin,
+            "step_seconds": self.schema.step_seconds,
+            "shuffles": self.shuffles,
+            "whole": _plain(self.whole),
+            "servers": [_plain(reading) for reading in self.servers],
+        }
+
+
+class Change(NamedTuple):
+    """Variables of a group whose values come from other windows."""
+
+    group: str
+    columns: tuple[int, ...]
+
+
+def variable_names(schema: FeatureSchema) -> dict[str, tuple[str, ...]]:
+    """Name the network's variables by group, in the network's order."""
+    return {
+        "past": past_names(schema),
+        "future": future_names(schema),
+        "static": static_names(schema),
+    }
+
+
+def explain(
+    forecaster: Forecaster,
+    fleet: Fleet,
+    run_name: str,
+    data_name: str,
+    server: str | None = None,
+    windows: int | None = 256,
+    progress: Callable[[float], None] | None = None,
+) -> Explanation:
+    """Read weights, attention and permutation importance off windows not trained on.
+
+    Memory is one batch's, plus a number per window and variable.
+
+    Args:
+        forecaster: in evaluation mode.
+        fleet: read with the forecaster's schema.
+        run_name: for the pages.
+        data_name: for the pages, without a folder.
+        server: look at this server's windows only; shuffled values still come from the fleet.
+        windows: most windows, evenly spaced; None: all of them.
+        progress: called with the fraction done.
+
+    Raises:
+        ValueError: there is no window to look at, or no such server.
+    """
+    schema = forecaster.schema
+    everywhere = held_out_windows(fleet, forecaster).windows
+    index = everywhere if server is None else _only(everywhere, fleet, server)
+    chosen = spread_evenly(len(index), windows)
+    whose, origins = index.lookup(chosen)
+    present = np.unique(whose)
+    sums = _Sums(schema, len(present))
+    device = forecaster.quantiles.device
+    store = WindowStore(fleet, schema, device, forecaster.facts.servers)
+    draw = np.random.default_rng(SEED)
+    parts = np.array_split(np.arange(len(chosen)), -(-len(chosen) // BATCH_SIZE))
+    for number, part in enumerate(parts):
+        batch = store.gather(whose[part], origins[part])
+        slots = np.searchsorted(present, whose[part])
+        _read(forecaster, batch, slots, sums)
+        for shuffle in range(SHUFFLES):
+            donors = store.gather(*_draw_donors(everywhere, store, len(part), draw))
+            _shuffle(forecaster, batch, donors, slots, sums.changes, sums.changed[shuffle])
+            if progress is not None:
+                progress((number * SHUFFLES + shuffle + 1) / (len(parts) * SHUFFLES))
+    readings = tuple(
+        sums.reading(fleet.servers[who], np.array([slot])) for slot, who in enumerate(present)
+    )
+    return Explanation(
+        run=run_name,
+        data=data_name,
+        first_origin=iso_time(int(origins.min()), schema),
+        last_origin=iso_time(int(origins.max()), schema),
+        schema=schema,
+        shuffles=SHUFFLES,
+        whole=sums.reading(server, np.arange(len(present))),
+        servers=readings,
+        by_step=_ratio(*sums.by_step),
+    )
+
+
+@torch.no_grad()
+def _read(forecaster: Forecaster, batch: WindowBatch, slots: IntArray, sums: "_Sums") -> None:
+    """Add windows [B] as they are: weights, attention and loss."""
+    inputs, scale = forecaster.encode(batch)
+    output = forecaster.network(inputs, return_weights=True)
+    sums.add_weights(slots, inputs, output)
+    target = forecaster.normaliser.normalise(batch.future, scale)
+    sums.add_loss(slots, *_window_loss(forecaster, output.quantiles, target))
+
+
+@torch.no_grad()
+def _shuffle(
+    forecaster: Forecaster,
+    batch: WindowBatch,
+    donors: WindowBatch,
+    slots: IntArray,
+    changes: list[Change],
+    losses: FloatArray,
+) -> None:
+    """Add to `losses` [C, S, M] what windows [B] cost with every change, from as many donors."""
+    inputs, scale = forecaster.encode(batch)
+    target = forecaster.normaliser.normalise(batch.future, scale)
+    others = forecaster.encode(donors).inputs
+    for number, change in enumerate(changes):
+        forecast = forecaster.network(_swapped(inputs, others, change)).quantiles
+        np.add.at(losses[number], slots, _window_loss(forecaster, forecast, target)[0])
+
+
+def _window_loss(
+    forecaster: Forecaster, forecast: Tensor, target: Tensor
+) -> tuple[FloatArray, FloatArray]:
+    """Return each window's own `LossSum`: total and observed ticks, both [B, M] float64."""
+    each = torch.vmap(forecaster.loss)(forecast.unsqueeze(1), target.unsqueeze(1))
+    return each.total.double().cpu().numpy(), each.observed.double().cpu().numpy()
+
+
+def _draw_donors(
+    index: WindowIndex, store: WindowStore, count: int, draw: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Draw server and origin of windows to take values from, of more candidates the longest.
+
+    A whole context serves a window of any history; a short one would bring its padding along, and
+    ticks without a value would be taken for the variable's worth.
+    """
+    server, origin = index.lookup(draw.integers(len(index), size=DRAWN * count))
+    history = np.minimum(origin - store.first_tick[server], store.schema.context_length)
+    longest = np.argsort(-history, kind="stable")[:count]
+    return server[longest], origin[longest]
+
+
+def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
+    """Return the inputs with a change's variables taken from the donors, gaps and all."""
+    if change.group == "past":
+        return inputs._replace(past=_mix(inputs.past, donors.past, change.columns, 2))
+    if change.group == "future":
+        return inputs._replace(future=_mix(inputs.future, donors.future, change.columns, 2))
+    reals = inputs.static_reals.shape[1]  # static variables are reals first, then codes
+    real = tuple(column for column in change.columns if column < reals)
+    code = tuple(column - reals for column in change.columns if column >= reals)
+    return inputs._replace(
+        static_reals=_mix(inputs.static_reals, donors.static_reals, real, 1),
+        static_codes=_mix(inputs.static_codes, donors.static_codes, code, 1),
+    )
+
+
+def _mix(own: Tensor, other: Tensor, columns: tuple[int, ...], dim: int) -> Tensor:
+    """Return `own` with some columns along `dim` from `other`."""
+    chosen = torch.tensor(columns, dtype=torch.int64, device=own.device)
+    return own.index_copy(dim, chosen, other.index_select(dim, chosen))
+
+
+class _Sums:
+    """What windows leave behind, by server."""
+
+    def __init__(self, schema: FeatureSchema, servers: int) -> None:
+        T, H, M = schema.context_length, schema.prediction_horizon, len(schema.targets)
+        self.names = variable_names(schema)
+        self.targets = schema.target_names
+        groups = {group: tuple(range(len(names))) for group, names in self.names.items()}
+        singles = [Change(group, (v,)) for group, columns in groups.items() for v in columns]
+        self.changes = [*singles, *(Change(*pair) for pair in groups.items())]
+        self.slots: list[IntArray] = []
+        self.rows: list[FloatArray] = []  # [B, V + 1] weights and attention on history, by window
+        self.loss = np.zeros((2, servers, M))  # total, observed
+        self.changed = np.zeros((SHUFFLES, len(self.changes), servers, M))
+        self.by_lag = np.zeros((2, servers, T + H))  # sum of attention, pairs that could look
+        self.by_step = np.zeros((2, H, T + H))
+
+    def add_loss(self, slots: IntArray, total: FloatArray, observed: FloatArray) -> None:
+        """Add windows' losses [B, M]."""
+        np.add.at(self.loss[0], slots, total)
+        np.add.at(self.loss[1], slots, observed)
+
+    def add_weights(self, slots: IntArray, inputs: TFTInputs, output: TFTOutput) -> None:
+        """Add windows' selection weights and attention; ticks without a value do not count."""
+        assert output.attention is not None and output.static_weights is not None
+        assert output.past_weights is not None and output.future_weights is not None
+        assert inputs.past_seen is not None
+        seen, attention = inputs.past_seen, output.attention  # [B, T], [B, H, L]
+        T = seen.shape[1]
+        ticks = seen.sum(1, keepdim=True).clamp(min=1)
+        past = (output.past_weights * seen.unsqueeze(-1)).sum(1) / ticks  # [B, V]
+        on_history = attention[..., :T].sum(-1).mean(1, keepdim=True)
+        row = [past, output.future_weights.mean(1), output.static_weights, on_history]
+        self.slots.append(slots)
+        self.rows.append(torch.cat(row, dim=1).float().cpu().numpy())
+        self._add_attention(slots, seen, attention)
+
+    def _add_attention(self, slots: IntArray, seen: Tensor, attention: Tensor) -> None:
+        """Add windows' attention [B, H, L]; of the context only `seen` [B, T] ticks get any."""
+        T, H = seen.shape[1], attention.shape[1]
+        ahead = torch.ones(H, H, dtype=torch.bool, device=seen.device).tril()
+        may_look = torch.cat(
+            [seen.unsqueeze(1).expand(-1, H, -1), ahead.expand(len(seen), -1, -1)], dim=-1
+        )
+        relative = attention * may_look.sum(-1, keepdim=True)  # 1: as all that may be looked at
+        step, tick = torch.arange(H).unsqueeze(1), torch.arange(T)
+        lag = (T + step - tick).flatten().to(seen.device)  # [H * T] ticks from key to query
+        # Of history alone: steps far ahead share theirs with more steps, and reach other lags.
+        past_only = attention[..., :T]
+        share = past_only.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+        history = past_only / share * seen.sum(1)[:, None, None]
+        looks = may_look.to(relative.dtype)
+        pairs = ((relative, history), (looks, looks[..., :T]))  # sums, and counts
+        for part, (whole, past_part) in enumerate(pairs):
+            self.by_step[part] += whole.sum(0).double().cpu().numpy()
+            sums = whole.new_zeros(len(seen), T + H)
+            sums.index_add_(1, lag, past_part.flatten(1))
+            np.add.at(self.by_lag[part], slots, sums.double().cpu().numpy())
+
+    def reading(self, server: str | None, slots: IntArray) -> Reading:
+        """Return what some servers' windows say together."""
+        rows = np.concatenate(self.rows)[np.isin(np.concatenate(self.slots), slots)]
+        weights = 100.0 * rows[:, :-1].astype(np.float64)
+        low, high = np.quantile(weights, (LOW, HIGH), axis=0)
+        mean = weights.mean(axis=0)
+        names = [(group, name) for group, names in self.names.items() for name in names]
+        variables = tuple(
+            self._variable(group, name, Spread(mean[v], low[v], high[v]), v, slots)
+            for v, (group, name) in enumerate(names)
+        )
+        whole = Spread(100.0, 100.0, 100.0)
+        together = tuple(
+            self._variable(group, f"all {group} variables", whole, len(names) + place, slots)
+            for place, group in enumerate(self.names)
+        )
+        total, observed = self.loss[:, slots].sum(axis=(1, 2))
+        return Reading(
+            server=server,
+            windows=len(rows),
+            loss=float(total / observed),
+            variables=variables,
+            together=together,
+            on_history=float(rows[:, -1].mean()),
+            by_lag=_ratio(*self.by_lag[:, slots].sum(axis=1)),
+        )
+
+    def _variable(
+        self, group: str, name: str, weight: Spread, change: int, slots: IntArray
+    ) -> Variable:
+        """Return a variable's weight beside what the loss grew by when it was shuffled."""
+        before = self.loss[0, slots].sum(axis=0)  # [M]
+        after = self.changed[:, change, slots].sum(axis=1)  # [R, M]
+        grown = 100.0 * (_ratio(after.sum(axis=1), before.sum()) - 1.0)  # [R]
+        by_target = 100.0 * (_ratio(after.mean(axis=0), before) - 1.0)
+        return Variable(
+            group=group,
+            name=name,
+            weight=Spread(*map(float, weight)),
+            growth=Spread(float(grown.mean()), float(grown.min()), float(grown.max())),
+            growth_by_target=dict(zip(self.targets, by_target.tolist(), strict=True)),
+        )
+
+
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
+    """Divide, NaN where there is nothing to divide by."""
+    whole = np.asarray(whole, dtype=np.float64)
+    return np.asarray(part) / np.where(whole > 0, whole, np.nan)
+
+
+def _only(index: WindowIndex, fleet: Fleet, server: str) -> WindowIndex:
+    """Return one server's windows.
+
+    Raises:
+        ValueError: the table has no such server, or it has no window.
+    """
+    if server not in fleet.servers:
+        near = difflib.get_close_matches(server, fleet.servers, n=1, cutoff=0.0)
+        raise ValueError(f"no server {server!r} in the table; did you mean {near[0]!r}?")
+    mine = index.server == fleet.servers.index(server)
+    if not mine.any():
+        raise ValueError(
+            f"server {server!r} has no window to explain: none that was not trained on has both "
+            "history and a known future; bring later data, or leave --server out"
+        )
+    counts = np.diff(index.ends, prepend=0)[mine]
+    return WindowIndex(index.server[mine], index.first_origin[mine], np.cumsum(counts))
+
+
+def _plain(reading: Reading) -> dict[str, Any]:
+    """Return a reading as JSON can say it."""
+
+    def variable(one: Variable) -> dict[str, Any]:
+        return {
+            "group": one.group,
+            "name": one.name,
+            "weight_percent": _known(one.weight._asdict()),
+            "loss_growth_percent": _known(one.growth._asdict()),
+            "loss_growth_percent_by_target": _known(one.growth_by_target),
+        }
+
+    return {
+        "server": reading.server,
+        "windows": reading.windows,
+        "loss": reading.loss,
+        "variables": [variable(one) for one in reading.variables],
+        "together": [variable(one) for one in reading.together],
+        "attention_on_history": reading.on_history,
+        "attention_by_lag": list(_known(dict(enumerate(reading.by_lag.tolist()))).values()),
+    }
+
+
+def _known(numbers: dict[Any, float]) -> dict[Any, float | None]:
+    """Put None where a number is not known."""
+    return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
