@@ -17,7 +17,7 @@ from data.fleet import Fleet, IntArray
 from data.reading import TableSpec, read_fleet
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore, index_windows
-from report.evaluate import naive_store, ticks_per_day
+from report.batches import naive_store, ticks_per_day
 from report.naive import window_quantiles
 from report.scores import ScoreSums, comparable
 from tft.bundle import load_forecaster

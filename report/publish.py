@@ -1,7 +1,7 @@
 """Evaluate a run, derive what may be claimed, and write it down: a page, a picture and JSON."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from data.fleet import Fleet
 from report.claims import derive_claims
 from report.evaluate import evaluate, example_figure, measure_latency
 from report.groups import cold_start_groups
-from report.html import Section
 from report.page import evaluation_page
 from report.plots import save_figure
 from report.run_facts import read_run_facts
 from report.text import evaluation_text
+from report.watch import watch_over
 from tft.bundle import write_atomically
 from tft.forecaster import Forecaster
 
@@ -38,8 +38,7 @@ def publish(
     folder: Path,
     windows: int | None = 2048,
     progress: Callable[[float], None] = lambda fraction: None,
-    extra: Sequence[Section] = (),
-    lines: Sequence[str] = (),
+    most_origins: int = 8192,
 ) -> Published:
     """Evaluate and write everything.
 
@@ -52,8 +51,7 @@ def publish(
         folder: where to write; made if it is not there.
         windows: most windows, evenly spaced; None: all of them.
         progress: called with the fraction done.
-        extra: further sections of the page.
-        lines: further lines of the terminal's text.
+        most_origins: about so many at most are replayed to judge alerts.
 
     Raises:
         ValueError: there is nothing to evaluate on, or a file of the run is damaged.
@@ -74,13 +72,14 @@ def publish(
     )
     progress(0.5 * (MAIN_SHARE + 1.0))
     claims = derive_claims(report, facts)
+    watch = watch_over(forecaster, fleet, most_origins)
     examples = example_figure(forecaster, fleet, f"Forecasts of {name}")
-    html = evaluation_page(report, claims, facts, examples, extra)
+    html = evaluation_page(report, claims, facts, examples, watch.sections)
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / each for each in (JSON, PICTURE, PAGE))
-    plain = report.to_dict() | {"claims": asdict(claims)}
+    plain = report.to_dict() | {"claims": asdict(claims)} | watch.plain
     write_atomically(files[0], (json.dumps(plain, indent=1) + "\n").encode())
     save_figure(examples, files[1])
     write_atomically(files[2], html.encode())
     progress(1.0)
-    return Published(evaluation_text(report, claims, lines), files)
+    return Published(evaluation_text(report, claims, watch.lines), files)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from report.html import Section
 from report.publish import publish
 from tests.builders import small_fleet, tiny_forecaster
 from tft.forecaster import TrainingFacts
@@ -14,8 +13,7 @@ def test_a_page_a_picture_and_what_machines_read(tmp_path: Path) -> None:
     forecaster.facts = TrainingFacts(("server0", "server1"), 1040)
     published = publish(
         forecaster, small_fleet(), tmp_path / "model", "fleet.csv", False, tmp_path / "out",
-        windows=40, progress=seen.append, extra=[Section("Early warning", "")],
-        lines=["a line of another judgement"],
+        windows=40, progress=seen.append,
     )  # fmt: skip
     assert [path.name for path in published.files] == [
         "evaluation.json", "forecasts.png", "report.html",
@@ -28,6 +26,7 @@ def test_a_page_a_picture_and_what_machines_read(tmp_path: Path) -> None:
     assert [group["history_hours"] for group in plain["groups"]] == [None, None, 1, 6, 24]
     assert plain["claims"]["maturity"].startswith("unknown")
     page = published.files[2].read_text()
-    assert "<h2>Early warning</h2>" in page and str(tmp_path) not in page
-    assert "a line of another judgement" in published.text
+    assert 'id="early-warning"' in page and 'id="drift"' in page and str(tmp_path) not in page
+    assert "early warning" in published.text and "drift: not looked for" in published.text
+    assert plain["drift"] == [] and plain["early_warning"]["forecasters"][0]["name"] == "tft"
     assert seen == sorted(seen) and seen[-1] == 1.0

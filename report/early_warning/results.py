@@ -125,6 +125,22 @@ def warning_text(report: WarningReport) -> str:
     return "\n".join(lines) + "\n"
 
 
+def warning_lines(report: WarningReport) -> list[str]:
+    """Say in a line or two how the model warned, over all metrics; the page has the rest."""
+    model, watched = report.forecasters[0], report.metrics[-1]
+    if not watched.episodes:
+        return ["early warning: no threshold was reached in what was held out"]
+    point = model.rows[-1].best_f1()
+    reach = f"{duration(report.nearest_seconds)} to {duration(report.farthest_seconds)}"
+    return [
+        f"early warning {reach} ahead of {watched.episodes:,} breaches: precision "
+        f"{share_cell(point.precision)}, recall {share_cell(point.recall)}, "
+        f"{point.false_per_week:.1f} false alarms per server and week",
+        f"at the best alarm probability ({point.probability:g}, chosen on these breaches); F1 "
+        + ", ".join(f"{each.name} {each.rows[-1].best_f1().f1:.2f}" for each in report.forecasters),
+    ]
+
+
 def summary_lines(report: WarningReport) -> list[str]:
     """Say what was backtested, and what there was nothing to say of."""
     nearest, farthest = duration(report.nearest_seconds), duration(report.farthest_seconds)
