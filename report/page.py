@@ -25,7 +25,7 @@ from report.text import (
 )
 
 WORST_SERVERS = 10
-WHOLE = "whole horizon"
+WHOLE = "whole"
 
 
 def evaluation_page(

@@ -57,7 +57,7 @@ def test_every_metric_has_every_horizon_with_its_scores():
     assert len(rows) == 1 + 3 * 4  # two metrics and the mean: whole and three buckets
     cells = re.findall(r"<td.*?>(.*?)</td>", rows[1])
     assert cells == [
-        "cpu_percent", "whole horizon", "0.2000", "2.5000", "4.0000", "+20.0 %", "+60.0 %",
+        "cpu_percent", "whole", "0.2000", "2.5000", "4.0000", "+20.0 %", "+60.0 %",
         "+50.0 %", "81.2 %", "9.0000", "100",
     ]  # fmt: skip
     mean = re.findall(r"<td.*?>(.*?)</td>", rows[9])
