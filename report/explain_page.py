@@ -9,8 +9,9 @@ import numpy as np
 
 from data.fleet import Fleet
 from data.splits import spread_evenly
-from report.explain import HIGH, LOW, Explanation, Reading, Variable, explain
+from report.explain import HIGH, LOW, explain
 from report.explain_plots import Bar, attention_map, lag_curve, per_cent, spread_bars
+from report.explanation import Explanation, Reading, Variable
 from report.html import Section, escape, items, page, paragraph, picture, quote, table
 from report.plots import VERMILION
 from tft.bundle import write_atomically

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from report.explain import FloatArray, Spread
+from report.explanation import FloatArray, Spread
 from report.plots import BLACK, BLUE, DAY_SECONDS, GREY, MOST_BARS, VERMILION, shorten
 
 LINE = "#e4e4e4"
@@ -118,7 +118,7 @@ def lag_curve(by_lag: FloatArray, step_seconds: int, other: FloatArray | None = 
     axes.plot(hours, by_lag, color=BLUE, linewidth=2.0, label="this server")
     axes.set_xlim(hours[-1], 0.0)  # time runs to the right, as in every chart
     every = by_lag if other is None else np.concatenate([by_lag, other])
-    highest = np.nanmax(every, initial=1.0)
+    highest = float(np.nanmax(every, initial=1.0))
     axes.set_ylim(0.0, 1.2 * highest)  # room for what is written at the top
     _hours_axis(axes, hours[-1])
     axes.set_xlabel("hours before the step asked for", fontsize=9)
