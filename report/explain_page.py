@@ -9,8 +9,9 @@ import numpy as np
 
 from data.fleet import Fleet
 from data.splits import spread_evenly
-from report.explain import HIGH, LOW, Explanation, Reading, Variable, explain
+from report.explain import HIGH, LOW, explain
 from report.explain_plots import Bar, attention_map, lag_curve, per_cent, spread_bars
+from report.explanation import Explanation, Reading, Variable
 from report.html import Section, escape, items, page, paragraph, picture, quote, table
 from report.plots import VERMILION
 from tft.bundle import write_atomically
@@ -19,7 +20,7 @@ from tft.forecaster import Forecaster
 SERVERS = "servers"  # the folder of servers' pages
 MOST_PAGES = 100  # of servers; any one has its own with `--server`
 SAFE_LENGTH = 60  # of a file's name, well below what any file system takes
-READING_SHARE = 0.9  # of the time, roughly: the rest draws
+READING_SHARE = 0.6  # of the time, roughly: the rest draws
 PAIR = '<div style="display:flex;flex-wrap:wrap;column-gap:1rem">'  # beside each other, or, where
 HALF = '<div style="flex:1 1 24rem;min-width:0">'  # there is no room, one above the other
 HOW_TO_READ = (

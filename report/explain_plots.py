@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-from report.explain import FloatArray, Spread
+from report.explanation import FloatArray, Spread
 from report.plots import BLACK, BLUE, DAY_SECONDS, GREY, MOST_BARS, VERMILION, shorten
 
 LINE = "#e4e4e4"
@@ -117,7 +117,9 @@ def lag_curve(by_lag: FloatArray, step_seconds: int, other: FloatArray | None = 
         axes.plot(hours, other, color=GREY, linewidth=1.4, label="all servers")
     axes.plot(hours, by_lag, color=BLUE, linewidth=2.0, label="this server")
     axes.set_xlim(hours[-1], 0.0)  # time runs to the right, as in every chart
-    axes.set_ylim(bottom=0.0)
+    every = by_lag if other is None else np.concatenate([by_lag, other])
+    highest = float(np.nanmax(every, initial=1.0))
+    axes.set_ylim(0.0, 1.2 * highest)  # room for what is written at the top
     _hours_axis(axes, hours[-1])
     axes.set_xlabel("hours before the step asked for", fontsize=9)
     axes.set_ylabel("attention (1 = even)", fontsize=9)
@@ -140,7 +142,7 @@ def attention_map(by_step: FloatArray, context: int, step_seconds: int) -> Figur
     hour = step_seconds / 3600
     figure = Figure(figsize=(WIDE, 3.2))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.09, right=1.0, bottom=0.16, top=0.96)
+    figure.subplots_adjust(left=0.09, right=0.92, bottom=0.16, top=0.96)
     seen = by_step[np.isfinite(by_step)]
     image = axes.imshow(
         by_step, aspect="auto", origin="lower", cmap="Blues", vmin=0.0, interpolation="nearest",

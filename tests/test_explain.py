@@ -14,8 +14,9 @@ from cli import cli
 from data.reading import TableSpec, read_fleet
 from data.windows import WindowStore
 from report.evaluate import held_out_windows
-from report.explain import Explanation, Reading, Variable, explain
+from report.explain import explain
 from report.explain_page import file_name, index_page
+from report.explanation import Explanation, Reading, Variable
 from tests.builders import SCHEMA, SMALL_TRAINING, small_fleet, small_table, tiny_forecaster
 from tft.bundle import load_forecaster
 from train import TFTTrainer, TrainConfig
