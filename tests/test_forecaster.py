@@ -104,7 +104,7 @@ def test_the_loss_is_of_the_forecast() -> None:
     forecaster, batch = tiny_forecaster(), random_batch()
     forecaster.bounds = torch.tensor([[-torch.inf] * 2, [torch.inf] * 2])
     raw = forecaster.forecast(batch)
-    spread = forecaster.normaliser.measure(batch.past).spread[:, :2]
+    spread = forecaster.normaliser.measure(batch.past, batch.days_before).spread[:, :2]
     error = (batch.future.unsqueeze(-1) - raw) / spread[:, None, :, None]
     levels = torch.tensor(SCHEMA.quantiles)
     expected = torch.maximum(levels * error, (levels - 1) * error).mean()
@@ -116,20 +116,26 @@ def test_forecasts_scale_with_the_unit() -> None:
     forecaster = tiny_forecaster()
     forecaster.normaliser.spread_floor.fill_(1e-3)
     inputs, scale = forecaster.encode(random_batch())
+    batch = random_batch()
     busier, busier_scale = forecaster.encode(
-        random_batch()._replace(past=random_batch().past * 1000)
+        batch._replace(past=batch.past * 1000, days_before=batch.days_before * 1000)
     )
     torch.testing.assert_close(busier.past, inputs.past)
+    torch.testing.assert_close(busier.future, inputs.future)
     torch.testing.assert_close(busier_scale.spread, scale.spread * 1000)
     assert not torch.allclose(busier.static_reals, inputs.static_reals)
 
 
-def test_yesterday_is_an_input_of_the_same_hour() -> None:
-    """SCHEMA ticks hourly: horizon step h reads context tick T - 24 + h."""
+def test_the_days_before_are_an_input_of_the_same_hour() -> None:
     forecaster, batch = tiny_forecaster(), random_batch()
-    inputs, _ = forecaster.encode(batch)
-    lagged = inputs.future[:, :, len(SCHEMA.known) :]
-    torch.testing.assert_close(lagged, inputs.past[:, T - 24 : T - 24 + H, :2])
+    inputs, scale = forecaster.encode(batch)
+    told = inputs.future[:, :, len(SCHEMA.known) :]  # [B, H, targets, channels]
+    yesterday = forecaster.normaliser.normalise(batch.days_before[:, 0], scale).asinh()
+    torch.testing.assert_close(told[..., 0], yesterday)
+    assert (told[..., 1] == 1).all()
+    unknown = torch.full_like(batch.days_before, torch.nan)
+    blind = forecaster.encode(batch._replace(days_before=unknown)).inputs.future
+    assert (blind[:, :, len(SCHEMA.known) :] == 0).all()
 
 
 def test_codes_are_hidden_in_training_only() -> None:

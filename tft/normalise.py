@@ -10,8 +10,10 @@ B batch, T context, M metrics (targets first), R static reals, K stretches of tr
 
 from typing import NamedTuple
 
+import os
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 RESOLUTION = 1e-6  # of the level: less movement than that is float32's rounding
 CLIP = 10.0  # inputs stay within so many standard deviations; targets are not clipped
@@ -68,9 +70,22 @@ class WindowNormaliser(nn.Module):
         self.static_mean.copy_(_nan_mean(compressed, 0).nan_to_num(0.0))
         self.static_std.copy_(_nan_std(compressed, 0))
 
-    def measure(self, past: Tensor) -> WindowScale:
-        """Return level and spread of histories [B, T, M]; training's typical ones where unseen."""
+    def measure(self, past: Tensor, days: Tensor) -> WindowScale:
+        """Return level and spread of histories; training's typical ones where unseen.
+
+        A quiet day's spread would make thousands of spreads of tonight's backup: where the days
+        before moved more at the hours to come, a target's spread is that of both together.
+
+        Args:
+            past: [B, T, M] raw units, NaN where missing.
+            days: [B, days, H, targets] the horizon's ticks on the days before, the same way.
+        """
         level, spread = _level_and_spread(past)
+        targets = days.shape[-1]
+        _, both = _level_and_spread(torch.cat([past[..., :targets], days.flatten(1, 2)], dim=1))
+        if os.environ.get("SC7", "1") == "1":
+            both = F.pad(both.nan_to_num(0.0), (0, spread.shape[-1] - targets))
+            spread = torch.maximum(spread, both)  # NaN stays
         return WindowScale(
             torch.where(level.isnan(), self.typical_level, level),
             torch.where(spread.isnan(), self.typical_spread, spread).clamp(min=self.spread_floor),
