@@ -41,8 +41,8 @@ CONFIG = TFTConfig(
     num_targets=4,
     num_static_reals=4,
     static_cardinalities=(64, 8),
-    future_channels=7,
-    static_channels=10,
+    future_channels=29,
+    static_channels=21,
 )
 CONTEXT, HORIZON = 288, 96
 PRODUCT_SIZE = 1500  # rows and columns
@@ -168,7 +168,9 @@ def all_blocks(network: TFT, batch: int) -> list[Block]:
     codes = [torch.randint(n, (batch,), device=device) for n in config.static_cardinalities]
     inputs = TFTInputs(
         past=torch.randn(batch, CONTEXT, config.num_past, config.past_channels, device=device),
-        future=torch.randn(batch, HORIZON, config.num_future, config.future_channels, device=device),
+        future=torch.randn(
+            batch, HORIZON, config.num_future, config.future_channels, device=device
+        ),
         static_reals=torch.randn(
             batch, config.num_static_reals, config.static_channels, device=device
         ),
@@ -211,7 +213,9 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
     def future() -> tuple[Tensor, ...]:
         return n.future_selection(inputs.future, n.future_embedding, c_s)[:1]
 
-    embedding = config.num_static_reals * product(B, config.static_channels, E)  # not folded, as there are few rows
+    embedding = config.num_static_reals * product(
+        B, config.static_channels, E
+    )  # not folded, as there are few rows
     grns = len(contexts) * grn_operations(B, D)
     static_count = embedding + selection_operations(B, num_static, E, E, D) + grns
     past_count = selection_operations(B * T, num_past, C, E, D, contexts=B)

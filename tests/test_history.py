@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tft.history import HORIZON_CHANNELS, WINDOW_CHANNELS, same_hours, window_summary
+from tft.history import HOURS_CHANNELS, WINDOW_CHANNELS, same_hours, window_summary
 
 
 def test_same_hours_by_hand() -> None:
@@ -11,15 +11,16 @@ def test_same_hours_by_hand() -> None:
     days[0, 0, :, 0] = torch.tensor([1.0, 2.0, 3.0, torch.nan, 5.0])
     days[0, 1, :, 0] = torch.tensor([torch.nan, 4.0, 5.0, 6.0, 7.0])
     told = same_hours(days)
-    assert told.shape == (1, 5, 1, HORIZON_CHANNELS)
-    middle = told[0, 2, 0]
+    assert told.shape == (1, 5, 1, HOURS_CHANNELS)
     near = np.array([1, 2, 3, 5, 4, 5, 6, 7.0])  # of both days, two ticks either side
     expected = [
-        np.arcsinh(3), 1, np.arcsinh(near.mean()), np.arcsinh(near.std()), 0.8, np.arcsinh(5), 1,
-    ]  # fmt: skip
-    np.testing.assert_allclose(middle.numpy(), expected, rtol=1e-5)
+        *(np.arcsinh(3), 1, np.arcsinh(2.75)),  # yesterday, all of it within six ticks
+        *(np.arcsinh(near.mean()), np.arcsinh(near.std()), 0.8),
+        *(np.arcsinh(5), 1),
+    ]
+    np.testing.assert_allclose(told[0, 2, 0].numpy(), expected, rtol=1e-5)
     assert told[0, 3, 0, :2].tolist() == [0, 0], "missing yesterday"
-    assert told[0, 0, 0, 5:].tolist() == [0, 0], "missing a week before"
+    assert told[0, 0, 0, 6:].tolist() == [0, 0], "missing a week before"
 
 
 def test_a_windows_summary_by_hand() -> None:
@@ -29,9 +30,13 @@ def test_a_windows_summary_by_hand() -> None:
     days[0, 0, :, 0] = torch.arange(5.0)
     told = window_summary(past, days)
     assert told.shape == (1, 1, WINDOW_CHANNELS)
-    # 20 values 2 to 21: places 0.1 * 19 = 2, 10 (half to even: 9.5), 17
-    quantiles = [4.0, 12.0, 19.0]
-    expected = np.arcsinh([*quantiles, 15.5, 0.0, 2.0, 4.0]).tolist() + [0.5]
+    whole, hour = np.arange(2.0, 22), np.arange(10.0, 22)  # 12 ticks are the last hour
+    rows = [
+        [4, 12, 19, whole.std(), 21],  # places 2, 10 and 17 of 20 values
+        [11, 16, 20, hour.std(), 21],  # places 1, 6 and 10 of 12
+        [4, 12, 19, whole.std(), 21],  # there are no six hours
+    ]
+    expected = np.arcsinh([*np.concatenate(rows), 0, 2, 4]).tolist() + [0.5]
     np.testing.assert_allclose(told[0, 0].numpy(), expected, rtol=1e-5)
 
 

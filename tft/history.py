@@ -1,100 +1,108 @@
-"""Summaries of history that the network reads beside the ticks: of the last day, and of the days
-before at the hours that are forecast.
+"""Summaries of history that the network reads beside the ticks themselves.
 
-Rhythms longer than the context, a nightly backup or a weekly batch, show in them, and what a window
-held is told in numbers where a recurrent layer would have to count. Everything is measured in the
-window's own spread around its own level; beyond a few spreads it is compressed by asinh.
+Rhythms longer than the context, a nightly backup or a weekly batch, show in the days before at the
+hours that are forecast; and what a window held is told in numbers where a recurrent layer would
+have to count. Everything is in a window's own spreads around its own level, compressed by asinh:
+one spread more matters near the level, not a hundred away.
 
-B batch, T context, H horizon, M metrics, days: of the days before, newest first.
+B batch, T context, H horizon, M metrics; days: the horizon's ticks on days before, newest first.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LEVELS = (0.1, 0.5, 0.9)  # of the quantiles given of a day's and of the other days' values
-RECENT = 12  # ticks that count as now
-NEIGHBOURS = 2  # ticks on either side that count as the same hour
-BEYOND = 100.0  # spreads: further away is as far
-HORIZON_CHANNELS, WINDOW_CHANNELS = 7, 8
+LEVELS = (0.1, 0.5, 0.9)  # quantiles that are told
+SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes, 1 and 6 hours
+AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
+FARTHEST = 100.0  # spreads; what is farther away is told as that far
+HOURS_CHANNELS = 8
+WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 1
 
 
 def same_hours(days: Tensor) -> Tensor:
-    """Say of every horizon step what its hour was like before.
+    """Tell of every horizon step what its hour was like before.
 
     Args:
-        days: [B, days, H, M] the horizon's ticks on the days before, NaN where unseen.
+        days: [B, days, H, M], NaN where unseen.
 
     Returns:
-        [B, H, M, 7]: a day before and whether it was seen; mean and standard deviation over all
-        days and neighbouring ticks and the share of them seen; the oldest day (a week before) and
-        whether it was seen. 0 where nothing was.
+        [B, H, M, 8]: yesterday's tick, whether it was seen, and the mean around it; mean and
+        standard deviation around it over all days, and the share of these ticks seen; the tick of
+        the oldest day and whether it was seen. 0 where nothing was.
     """
     yesterday, oldest = days[:, 0], days[:, -1]
-    mean, deviation, share = _over_days(days)
-    channels = [
-        _compressed(yesterday),
+    around, _, _ = _around(days[:, :1], AROUND_YESTERDAY)
+    mean, deviation, share = _around(days, AROUND_DAYS)
+    channels = (
+        compressed(yesterday),
         _seen(yesterday),
-        mean.asinh(),
-        deviation.asinh(),
+        compressed(around),
+        compressed(mean),
+        compressed(deviation),
         share,
-        _compressed(oldest),
+        compressed(oldest),
         _seen(oldest),
-    ]
+    )
     return torch.stack(channels, dim=-1)
 
 
 def window_summary(past: Tensor, days: Tensor) -> Tensor:
-    """Say what a window's history holds.
+    """Tell what a window's history holds.
 
     Args:
-        past: [B, T, M] the context, NaN where missing.
-        days: [B, days, H, M] the horizon's ticks on the days before, NaN where unseen.
+        past: [B, T, M], NaN where missing.
+        days: [B, days, H, M], NaN where unseen.
 
     Returns:
-        [B, M, 8]: three quantiles of the context and the mean of its last hour, the same quantiles
-        of the days before and the share of them seen. 0 where nothing was.
+        [B, M, 19]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
+        deviation and the largest value each; of the days before three quantiles and the share
+        seen. 0 where nothing was.
     """
     others = days.flatten(1, 2)
-    recent = past[:, -RECENT:].nanmean(1)
-    channels = [
-        *_quantiles(past),
-        _compressed(recent),
-        *_quantiles(others),
-        _seen(others).mean(1),
-    ]
-    return torch.stack(channels, dim=-1)
+    spans = (past, *(past[:, -ticks:] for ticks in SPANS))
+    channels = [channel for span in spans for channel in _summary(span)]
+    told = [compressed(channel) for channel in (*channels, *_quantiles(others))]
+    return torch.stack([*told, _seen(others).mean(1)], dim=-1)
 
 
-def _over_days(days: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, standard deviation and share seen over days and neighbours, [B, H, M] each."""
-    seen = _seen(days)
-    values = days.clamp(-BEYOND, BEYOND).nan_to_num(0.0)
-    share, mean, square = (_near(each.mean(1)) for each in (seen, values, values.square()))
-    some = share.clamp(min=1e-6)
-    mean, square = mean / some, square / some
-    return mean, (square - mean.square()).clamp(min=0.0).sqrt(), share
+def compressed(values: Tensor) -> Tensor:
+    """Return asinh of values, 0 for NaN."""
+    return values.clamp(-FARTHEST, FARTHEST).asinh().nan_to_num(0.0)
 
 
-def _near(values: Tensor) -> Tensor:
-    """Average [B, H, M] over neighbouring ticks; beyond the ends nothing was seen."""
-    width = 2 * NEIGHBOURS + 1
-    return F.avg_pool1d(values.transpose(1, 2), width, 1, NEIGHBOURS).transpose(1, 2)
+def _summary(values: Tensor) -> list[Tensor]:
+    """Return quantiles, standard deviation and largest of [B, n, M], [B, M] each."""
+    near = values.clamp(-FARTHEST, FARTHEST)
+    deviation = (near - near.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
+    largest = near.nan_to_num(nan=-torch.inf).amax(1)
+    return [*_quantiles(near), deviation, largest.masked_fill(largest.isinf(), torch.nan)]
 
 
 def _quantiles(values: Tensor) -> list[Tensor]:
-    """Return the nearest observed value at each level of [B, n, M], compressed, [B, M] each."""
+    """Return the nearest observed value at each level of [B, n, M], [B, M] each."""
     count = (~values.isnan()).sum(1, keepdim=True)
     ordered = values.nan_to_num(nan=torch.inf).sort(dim=1).values
     chosen = []
     for level in LEVELS:
         place = ((count - 1).clamp(min=0) * level).round().long()
         chosen.append(ordered.gather(1, place).masked_fill(count == 0, torch.nan).squeeze(1))
-    return [_compressed(value) for value in chosen]
+    return chosen
 
 
-def _compressed(values: Tensor) -> Tensor:
-    return values.clamp(-BEYOND, BEYOND).asinh().nan_to_num(0.0)
+def _around(days: Tensor, ticks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, deviation and share seen over days and ticks on either side, [B, H, M] each.
+
+    Beyond the ends of the horizon nothing is seen; mean and deviation are 0 where nothing is.
+    """
+    values, width = days.clamp(-FARTHEST, FARTHEST).nan_to_num(0.0), 2 * ticks + 1
+    share, mean, square = (
+        F.avg_pool1d(each.mean(1).transpose(1, 2), width, 1, ticks).transpose(1, 2)
+        for each in (_seen(days), values, values.square())
+    )
+    some = share.clamp(min=1e-6)
+    mean, square = mean / some, square / some
+    return mean, (square - mean.square()).clamp(min=0.0).sqrt(), share
 
 
 def _seen(values: Tensor) -> Tensor:

@@ -101,9 +101,7 @@ class TFT(nn.Module):
         self.category_embeddings = nn.ModuleList(
             nn.Embedding(codes, E) for codes in config.static_cardinalities
         )
-        self.static_embedding = RealEmbedding(
-            config.num_static_reals, E, config.static_channels
-        )
+        self.static_embedding = RealEmbedding(config.num_static_reals, E, config.static_channels)
         self.past_embedding = RealEmbedding(config.num_past, E, config.past_channels)
         self.future_embedding = RealEmbedding(config.num_future, E, config.future_channels)
 

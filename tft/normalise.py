@@ -10,7 +10,6 @@ B batch, T context, M metrics (targets first), R static reals, K stretches of tr
 
 from typing import NamedTuple
 
-import os
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,9 +82,8 @@ class WindowNormaliser(nn.Module):
         level, spread = _level_and_spread(past)
         targets = days.shape[-1]
         _, both = _level_and_spread(torch.cat([past[..., :targets], days.flatten(1, 2)], dim=1))
-        if os.environ.get("SC7", "1") == "1":
-            both = F.pad(both.nan_to_num(0.0), (0, spread.shape[-1] - targets))
-            spread = torch.maximum(spread, both)  # NaN stays
+        both = F.pad(both.nan_to_num(0.0), (0, spread.shape[-1] - targets))
+        spread = torch.maximum(spread, both)  # NaN stays
         return WindowScale(
             torch.where(level.isnan(), self.typical_level, level),
             torch.where(spread.isnan(), self.typical_spread, spread).clamp(min=self.spread_floor),

@@ -126,7 +126,7 @@ class RunDirectory:
         self._append(METRICS, plain)
         self._board.epoch(record)
         began = time.monotonic()
-        if False and self._examples is not None:
+        if self._examples is not None and began >= self._draw_again:
             self._board.examples(forecaster, self._examples, record.epoch)
             self._draw_again = began + (time.monotonic() - began) / DRAWING_SHARE
 
