@@ -33,11 +33,16 @@ from benchmarks.machine import measured_on
 from tft.fast_path import use_fast_path
 from tft.model import TFT, TFTConfig, TFTInputs
 from tft.quantiles import quantile_loss
-from tft.selection import CHANNELS
 
 # What the default schema makes: 4 targets, 3 observed metrics, 2 known inputs, 7 profiles.
 CONFIG = TFTConfig(
-    num_past=9, num_future=6, num_targets=4, num_static_reals=4, static_cardinalities=(64, 8)
+    num_past=9,
+    num_future=6,
+    num_targets=4,
+    num_static_reals=4,
+    static_cardinalities=(64, 8),
+    future_channels=29,
+    static_channels=21,
 )
 CONTEXT, HORIZON = 288, 96
 PRODUCT_SIZE = 1500  # rows and columns
@@ -162,9 +167,13 @@ def all_blocks(network: TFT, batch: int) -> list[Block]:
     config, device = network.config, next(network.parameters()).device
     codes = [torch.randint(n, (batch,), device=device) for n in config.static_cardinalities]
     inputs = TFTInputs(
-        past=torch.randn(batch, CONTEXT, config.num_past, CHANNELS, device=device),
-        future=torch.randn(batch, HORIZON, config.num_future, CHANNELS, device=device),
-        static_reals=torch.randn(batch, config.num_static_reals, CHANNELS, device=device),
+        past=torch.randn(batch, CONTEXT, config.num_past, config.past_channels, device=device),
+        future=torch.randn(
+            batch, HORIZON, config.num_future, config.future_channels, device=device
+        ),
+        static_reals=torch.randn(
+            batch, config.num_static_reals, config.static_channels, device=device
+        ),
         static_codes=torch.stack(codes, dim=1),
     )
     target = torch.randn(batch, HORIZON, config.num_targets, device=device)
@@ -187,7 +196,7 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
     """Return static selection with the four contexts, and both selections over time."""
     n, config = network, network.config
     B, T, num_past, C = inputs.past.shape
-    H, num_future = inputs.future.shape[1:3]
+    H, num_future, C_future = inputs.future.shape[1:]
     E, D = config.embedding_size, config.hidden_size
     num_static = config.num_static_reals + len(config.static_cardinalities)
     contexts = (n.selection_context, n.enrichment_context, n.hidden_context, n.cell_context)
@@ -204,11 +213,13 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
     def future() -> tuple[Tensor, ...]:
         return n.future_selection(inputs.future, n.future_embedding, c_s)[:1]
 
-    embedding = config.num_static_reals * product(B, C, E)  # not folded, as there are few rows
+    embedding = config.num_static_reals * product(
+        B, config.static_channels, E
+    )  # not folded, as there are few rows
     grns = len(contexts) * grn_operations(B, D)
     static_count = embedding + selection_operations(B, num_static, E, E, D) + grns
     past_count = selection_operations(B * T, num_past, C, E, D, contexts=B)
-    future_count = selection_operations(B * H, num_future, C, E, D, contexts=B)
+    future_count = selection_operations(B * H, num_future, C_future, E, D, contexts=B)
     static_inputs, past_inputs = inputs[2:4], (inputs.past, c_s)
     past_parts = (n.past_selection, n.past_embedding)
     future_parts, future_inputs = (n.future_selection, n.future_embedding), (inputs.future, c_s)

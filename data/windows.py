@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from data.calendar import weekly_table
+from data.calendar import DAY_SECONDS, weekly_table
 from data.fleet import Fleet, IntArray
 from tft.batch import WindowBatch
 from tft.schema import UNKNOWN_CODE, FeatureSchema
@@ -158,6 +159,7 @@ class WindowStore:
         rows = offset + row.clamp(min=0).minimum(length - 1)
         window = self.values[rows].masked_fill(~inside.unsqueeze(-1), torch.nan)  # [B, L, M]
         who = who.squeeze(-1)
+        days_before = self._days_before(position, offset, length)
         return WindowBatch(
             past=window[:, :T],
             known=self.calendar[(when + step) % len(self.calendar)],
@@ -165,4 +167,22 @@ class WindowStore:
             static_codes=self.codes[who],
             history_length=history,
             future=window[:, T:, : len(self.schema.targets)],
+            days_before=days_before,
         )
+
+    def _days_before(self, position: Tensor, offset: Tensor, length: Tensor) -> Tensor:
+        """Return the horizon's ticks on the days before, [B, days, H, targets], NaN where unseen.
+
+        Args:
+            position: [B, 1] rows of its own series before each window's origin.
+            offset: [B, 1] rows of all series before each window's own.
+            length: [B, 1] rows of each window's series.
+        """
+        day = DAY_SECONDS // self.schema.step_seconds
+        ago = day * torch.arange(1, self.schema.days_before + 1, device=self.device)
+        ahead = torch.arange(self.schema.prediction_horizon, device=self.device)
+        row = position.unsqueeze(-1) + (ahead - ago.unsqueeze(-1))  # [B, days, H]
+        seen = (row >= 0) & (row < torch.minimum(position, length).unsqueeze(-1))
+        rows = offset.unsqueeze(-1) + row.clamp(min=0).minimum(length.unsqueeze(-1) - 1)
+        values = self.values[rows, : len(self.schema.targets)]
+        return values.masked_fill(~seen.unsqueeze(-1), torch.nan)

@@ -81,7 +81,7 @@ def test_an_interrupted_write_keeps_the_old_file(
 
 def test_another_version_is_refused(bundle: Path) -> None:
     edit(bundle, version=99)
-    with pytest.raises(ValueError, match="bundle version 99, this program reads 1"):
+    with pytest.raises(ValueError, match="bundle version 99, this program reads 2"):
         load_forecaster(bundle)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.builders import SCHEMA, random_batch, tiny_forecaster
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster, future_names, network_config, past_names, static_names
+from tft.history import HOURS_CHANNELS
 from tft.model import TFT
 from tft.normalise import WindowNormaliser
 
@@ -100,15 +101,16 @@ def test_values_hidden_behind_missing_do_not_matter() -> None:
 
 
 def test_the_loss_is_of_the_forecast() -> None:
-    """Pinball loss of raw forecasts, measured in each window's spread, is what is trained on."""
+    """Pinball loss of raw forecasts in each window's spread, by its weight, is what is trained."""
     forecaster, batch = tiny_forecaster(), random_batch()
     forecaster.bounds = torch.tensor([[-torch.inf] * 2, [torch.inf] * 2])
     raw = forecaster.forecast(batch)
-    spread = forecaster.normaliser.measure(batch.past).spread[:, :2]
-    error = (batch.future.unsqueeze(-1) - raw) / spread[:, None, :, None]
+    scale = forecaster.normaliser.measure(batch.past, batch.days_before)
+    error = (batch.future.unsqueeze(-1) - raw) / scale.spread[:, None, :2, None]
     levels = torch.tensor(SCHEMA.quantiles)
-    expected = torch.maximum(levels * error, (levels - 1) * error).mean()
-    torch.testing.assert_close(forecaster(batch).mean(), expected)
+    loss = torch.maximum(levels * error, (levels - 1) * error)
+    weight = forecaster.normaliser.weights(scale)[:, None, :2, None]
+    torch.testing.assert_close(forecaster(batch).mean(), (loss * weight).mean())
 
 
 def test_forecasts_scale_with_the_unit() -> None:
@@ -116,20 +118,27 @@ def test_forecasts_scale_with_the_unit() -> None:
     forecaster = tiny_forecaster()
     forecaster.normaliser.spread_floor.fill_(1e-3)
     inputs, scale = forecaster.encode(random_batch())
+    batch = random_batch()
     busier, busier_scale = forecaster.encode(
-        random_batch()._replace(past=random_batch().past * 1000)
+        batch._replace(past=batch.past * 1000, days_before=batch.days_before * 1000)
     )
     torch.testing.assert_close(busier.past, inputs.past)
+    hours = slice(0, HOURS_CHANNELS)
+    torch.testing.assert_close(busier.future[..., hours], inputs.future[..., hours])
     torch.testing.assert_close(busier_scale.spread, scale.spread * 1000)
     assert not torch.allclose(busier.static_reals, inputs.static_reals)
 
 
-def test_yesterday_is_an_input_of_the_same_hour() -> None:
-    """SCHEMA ticks hourly: horizon step h reads context tick T - 24 + h."""
+def test_the_days_before_are_an_input_of_the_same_hour() -> None:
     forecaster, batch = tiny_forecaster(), random_batch()
-    inputs, _ = forecaster.encode(batch)
-    lagged = inputs.future[:, :, len(SCHEMA.known) :]
-    torch.testing.assert_close(lagged, inputs.past[:, T - 24 : T - 24 + H, :2])
+    inputs, scale = forecaster.encode(batch)
+    told = inputs.future[:, :, len(SCHEMA.known) :]  # [B, H, targets, channels]
+    yesterday = forecaster.normaliser.normalise(batch.days_before[:, 0], scale).asinh()
+    torch.testing.assert_close(told[..., 0], yesterday)
+    assert (told[..., 1] == 1).all()
+    unknown = torch.full_like(batch.days_before, torch.nan)
+    blind = forecaster.encode(batch._replace(days_before=unknown)).inputs.future
+    assert (blind[:, :, len(SCHEMA.known) :, :HOURS_CHANNELS] == 0).all()
 
 
 def test_codes_are_hidden_in_training_only() -> None:

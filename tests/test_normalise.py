@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from tft.normalise import CLIP, WindowNormaliser, presence_channels
+from tft.normalise import CLIP, WindowNormaliser, WindowScale, presence_channels
+
+
+def measure(normaliser: WindowNormaliser, past: torch.Tensor) -> WindowScale:
+    """Measure windows of servers without earlier days."""
+    return normaliser.measure(past, torch.full((len(past), 7, 3, 2), torch.nan))
 
 
 def fitted() -> WindowNormaliser:
@@ -16,7 +21,7 @@ def fitted() -> WindowNormaliser:
 
 def test_level_and_spread_are_of_the_seen_ticks() -> None:
     past = torch.tensor([[1.0, 5.0], [torch.nan, 7.0], [3.0, torch.nan]]).unsqueeze(0) * 1000
-    level, spread = fitted().measure(past)
+    level, spread = measure(fitted(), past)
     torch.testing.assert_close(level, torch.tensor([[2000.0, 6000.0]]))
     torch.testing.assert_close(spread, torch.tensor([[1000.0, 1000.0]]))
 
@@ -24,7 +29,7 @@ def test_level_and_spread_are_of_the_seen_ticks() -> None:
 def test_round_trip() -> None:
     normaliser = fitted()
     values = torch.rand(4, 9, 2) * 100
-    scale = normaliser.measure(values)
+    scale = measure(normaliser, values)
     back = normaliser.denormalise(normaliser.normalise(values, scale).unsqueeze(-1), scale)
     torch.testing.assert_close(back.squeeze(-1), values)
 
@@ -33,16 +38,30 @@ def test_round_trip() -> None:
 def test_a_window_that_never_moves_uses_the_floor_of_training(level: float) -> None:
     """Also where the mean of equal numbers is not quite that number in float32."""
     normaliser = fitted()
-    scale = normaliser.measure(torch.full((1, 288, 2), level))
+    scale = measure(normaliser, torch.full((1, 288, 2), level))
     assert torch.equal(scale.spread[0], normaliser.spread_floor)
     assert (normaliser.spread_floor > 0).all()
+
+
+def test_days_that_moved_more_set_the_spread() -> None:
+    """Tonight's backup is a few spreads, not thousands, where the nights before are known."""
+    past = torch.zeros(1, 288, 2) + torch.randn(1, 288, 2) * 10
+    days = torch.zeros(1, 7, 96, 1)
+    days[:, :, 40:50] = 5000.0
+    normaliser = fitted()
+    quiet, told = measure(normaliser, past), normaliser.measure(past, days)
+    assert torch.equal(told.level, quiet.level)
+    assert 500 < told.spread[0, 0] < 5000 and quiet.spread[0, 0] < 20
+    assert told.spread[0, 1] == quiet.spread[0, 1], "of an observed metric no earlier day is seen"
+    still = normaliser.measure(past, torch.zeros(1, 7, 96, 1))
+    assert torch.equal(still.spread, quiet.spread), "days that moved less change nothing"
 
 
 def test_a_metric_never_seen_in_the_window_uses_what_is_typical() -> None:
     normaliser = fitted()
     past = torch.full((1, 9, 2), torch.nan)
     past[..., 0] = torch.arange(9.0)
-    level, spread = normaliser.measure(past)
+    level, spread = measure(normaliser, past)
     assert level[0, 1] == normaliser.typical_level[1]
     assert spread[0, 1] == normaliser.typical_spread[1]
 
@@ -64,10 +83,21 @@ def test_constant_stretches_do_not_set_the_floor() -> None:
     assert 2 < normaliser.spread_floor < 3.5
 
 
+def test_weights_grow_with_the_root_of_the_spread_and_are_one_on_average() -> None:
+    normaliser = fitted()
+    days = torch.randn(2000, 24, 2) * torch.tensor([3.0, 1000.0]) * torch.rand(2000, 1, 1) * 2
+    normaliser.fit(days, torch.ones(1, 1))
+    scale = measure(normaliser, days)
+    weights = normaliser.weights(scale)
+    torch.testing.assert_close(weights.mean(0), torch.ones(2))
+    ratio = (weights[0] / weights[1]).square()
+    torch.testing.assert_close(ratio, scale.spread[0] / scale.spread[1])
+
+
 def test_static_inputs_are_standardised() -> None:
     normaliser = fitted()
     days = torch.stack([torch.randn(500, 24) * 3 + 40, torch.randn(500, 24).exp() * 1000], dim=-1)
-    features = normaliser.scale_features(normaliser.measure(days))
+    features = normaliser.scale_features(measure(normaliser, days))
     assert features.mean((0, 1)).abs().max() < 0.3
     assert (features.std((0, 1)) - 1).abs().max() < 0.3
     assert torch.equal(

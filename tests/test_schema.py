@@ -47,13 +47,6 @@ def test_fields_of_another_version_are_named() -> None:
         FeatureSchema.from_dict(plain)
 
 
-def test_seasonal_lag_needs_yesterdays_whole_horizon_in_the_context() -> None:
-    assert SCHEMA.seasonal_lag == 24
-    assert replace(SCHEMA, context_length=24).seasonal_lag == 24
-    assert replace(SCHEMA, context_length=23).seasonal_lag is None
-    assert replace(SCHEMA, prediction_horizon=25).seasonal_lag is None
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -64,6 +57,7 @@ def test_seasonal_lag_needs_yesterdays_whole_horizon_in_the_context() -> None:
         ({"quantiles": (0.0, 0.5)}, "between 0 and 1"),
         ({"min_context_length": 31}, "min_context_length 31"),
         ({"prediction_horizon": 0}, "prediction_horizon 0"),
+        ({"days_before": 0}, "days_before 0"),
         ({"server_buckets": 1}, "server_buckets 1"),
     ],
 )

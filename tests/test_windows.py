@@ -76,6 +76,27 @@ def test_gathering_equals_slicing(seed: int, hole: int) -> None:
         assert batch.history_length[row] == history
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), horizon=st.sampled_from([6, 30]))
+def test_the_days_before_are_the_same_hours_and_never_the_future(seed: int, horizon: int) -> None:
+    """A horizon of over a day reaches beyond yesterday: what is not known yet is missing."""
+    schema = replace(SCHEMA, prediction_horizon=horizon)
+    fleet = small_fleet((90, 60))
+    draw = np.random.default_rng(seed)
+    server = draw.integers(0, 2, 8)
+    local = draw.integers(1, fleet.lengths[server] + 5)
+    batch = WindowStore(fleet, schema).gather(server, fleet.first_tick[server] + local)
+    assert batch.days_before.shape == (8, 7, horizon, 2)
+    for row, (who, begin) in enumerate(zip(server, local, strict=True)):
+        series = fleet.series(who)[:, :2]
+        for day in range(7):
+            for step in range(horizon):
+                place = begin + step - 24 * (day + 1)
+                known = 0 <= place < min(begin, len(series))
+                expected = series[place] if known else np.full(2, np.nan)
+                np.testing.assert_array_equal(batch.days_before[row, day, step], expected)
+
+
 def test_a_forecast_of_the_real_future_needs_no_rows_for_it() -> None:
     fleet = small_fleet()
     after = fleet.first_tick + fleet.lengths

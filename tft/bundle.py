@@ -22,7 +22,7 @@ from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 
-FORMAT, VERSION = "fleet-tft", 1
+FORMAT, VERSION = "fleet-tft", 2
 MANIFEST = "forecaster.json"
 
 

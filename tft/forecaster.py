@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tft.batch import WindowBatch
+from tft.history import HOURS_CHANNELS, WINDOW_CHANNELS, same_hours, window_summary
 from tft.model import TFT, TFTConfig, TFTInputs, TFTOutput
 from tft.normalise import WindowNormaliser, WindowScale, presence_channels
 from tft.quantiles import LossSum, quantile_loss
@@ -18,6 +20,7 @@ from tft.schema import UNKNOWN_CODE, FeatureSchema
 # Spreads. Of the loss of a flat forecast on 1,024 Bitbrains windows, 1 % of them make up 74 %
 # without clipping, 16 % clipped at 50, 10 % at 20.
 TARGET_CLIP = 20.0
+STATIC_CHANNELS = 2 + WINDOW_CHANNELS  # of a target: its level, its spread, and what was seen
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,24 @@ class Encoded(NamedTuple):
     scale: WindowScale
 
 
+class Normalised(NamedTuple):
+    """Forecasts beside what came, in each window's spreads around its level."""
+
+    forecast: Tensor  # [B, H, M, Q]
+    target: Tensor  # [B, H, M], NaN where missing
+    weight: Tensor  # [B, M] in the loss
+
+
 def network_config(schema: FeatureSchema, **sizes: Any) -> TFTConfig:
     """Derive the network's inputs and outputs from a schema; `sizes` are other TFTConfig fields."""
     num_known, num_targets = len(schema.known), len(schema.targets)
-    num_lagged = num_targets if schema.seasonal_lag else 0
     return TFTConfig(
         num_past=len(schema.metrics) + num_known,
-        num_future=num_known + num_lagged,
+        num_future=num_known + num_targets,
         num_targets=num_targets,
         num_static_reals=num_targets + len(schema.static_reals),
+        future_channels=HOURS_CHANNELS + STATIC_CHANNELS,
+        static_channels=STATIC_CHANNELS,
         static_cardinalities=(schema.server_buckets, len(schema.profiles) + 1),
         quantiles=schema.quantiles,
         **sizes,
@@ -67,14 +79,13 @@ def past_names(schema: FeatureSchema) -> tuple[str, ...]:
 
 def future_names(schema: FeatureSchema) -> tuple[str, ...]:
     """Name the network's future variables in their order."""
-    lagged = schema.target_names if schema.seasonal_lag else ()
-    return (*schema.known, *(f"{name} a day before" for name in lagged))
+    return (*schema.known, *(f"{name} at these hours before" for name in schema.target_names))
 
 
 def static_names(schema: FeatureSchema) -> tuple[str, ...]:
     """Name the network's static variables in their order."""
-    scales = (f"{name} level and spread" for name in schema.target_names)
-    return (*scales, *schema.static_reals, "server", "profile")
+    scales = (f"{name} of late" for name in schema.target_names)
+    return (*schema.static_reals, *scales, "server", "profile")
 
 
 class Forecaster(nn.Module):
@@ -111,6 +122,8 @@ class Forecaster(nn.Module):
             "num_future",
             "num_targets",
             "num_static_reals",
+            "future_channels",
+            "static_channels",
             "static_cardinalities",
             "quantiles",
         ):
@@ -132,24 +145,24 @@ class Forecaster(nn.Module):
 
     def encode(self, batch: WindowBatch) -> Encoded:
         """Turn raw windows into network inputs, in float32 whatever the autocast."""
-        schema, lag = self.schema, self.schema.seasonal_lag
-        M, H = len(schema.targets), schema.prediction_horizon
+        M, H = len(self.schema.targets), self.schema.prediction_horizon
         T = batch.past.shape[1]
         with torch.autocast(batch.past.device.type, enabled=False):
             batch = batch.to_dtype(self.normaliser.typical_level.dtype)
             raw = batch.past.masked_fill(~batch.past.isfinite(), torch.nan)
-            scale = self.normaliser.measure(raw)
-            past = presence_channels(self.normaliser.normalise(raw, scale))
+            days = batch.days_before.masked_fill(~batch.days_before.isfinite(), torch.nan)
+            scale = self.normaliser.measure(raw, days)
+            values = self.normaliser.normalise(raw, scale)
+            days = self.normaliser.normalise(days.flatten(1, 2), scale).view_as(days)
+            past = presence_channels(values)
             known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
-            future = [known_future]
-            if lag is not None:
-                future.append(_a_day_before(past[:, :, :M], lag, H))
             level = self.normaliser.scale_features(scale)[:, :M]
-            reals = self.normaliser.static_features(batch.static_reals)
+            summary = torch.cat([level, window_summary(values[..., :M], days)], dim=-1)
+            told = summary.unsqueeze(1).expand(-1, H, -1, -1)
             inputs = TFTInputs(
                 past=torch.cat([past, known_past[:, -T:]], dim=2),
-                future=torch.cat(future, dim=2),
-                static_reals=torch.cat([level, reals], dim=1),
+                future=_beside(known_future, torch.cat([same_hours(days), told], dim=-1)),
+                static_reals=_beside(self.normaliser.static_features(batch.static_reals), summary),
                 static_codes=self._hide_codes(batch.static_codes),
                 past_seen=past[..., 1].any(-1),
                 history_length=batch.history_length,
@@ -158,25 +171,27 @@ class Forecaster(nn.Module):
 
     def forward(self, batch: WindowBatch) -> LossSum:
         """Sum the quantile loss over a batch's observed targets, see `loss`."""
-        return self.loss(*self.normalised(batch))
+        return self.loss(self.normalised(batch))
 
-    def loss(self, forecast: Tensor, target: Tensor) -> LossSum:
-        """Sum the quantile loss of normalised forecasts: in units of each window's spread.
+    def loss(self, normalised: Normalised) -> LossSum:
+        """Sum the quantile loss of normalised forecasts, each window's by its weight.
 
         Targets are clipped: after a day of idling, one job is thousands of spreads away, and ten
         such windows would decide which epoch is best. Gradients hardly change, as the quantile
         loss's do not grow with the error.
-
-        Args:
-            forecast: [B, H, M, Q] of `normalised`.
-            target: [B, H, M] of `normalised`, NaN where missing.
         """
-        return quantile_loss(forecast, target.clamp(-TARGET_CLIP, TARGET_CLIP), self.quantiles)
+        target = normalised.target.clamp(-TARGET_CLIP, TARGET_CLIP)
+        return quantile_loss(normalised.forecast, target, self.quantiles, normalised.weight)
 
-    def normalised(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
-        """Return quantiles [B, H, M, Q] and targets [B, H, M], in spreads around the level."""
+    def normalised(self, batch: WindowBatch) -> Normalised:
+        """Return forecasts and targets in spreads around each window's level."""
         inputs, scale = self.encode(batch)
-        return self.network(inputs).quantiles, self.normaliser.normalise(batch.future, scale)
+        M = len(self.schema.targets)
+        return Normalised(
+            self.network(inputs).quantiles,
+            self.normaliser.normalise(batch.future, scale),
+            self.normaliser.weights(scale)[:, :M],
+        )
 
     @torch.no_grad()
     def forecast(self, batch: WindowBatch) -> Tensor:
@@ -207,16 +222,6 @@ class Forecaster(nn.Module):
         return codes.masked_fill(hidden, UNKNOWN_CODE)
 
 
-def _a_day_before(past: Tensor, lag: int, horizon: int) -> Tensor:
-    """Return every horizon step's value `lag` ticks before it, [B, H, M, C], unseen where too old.
-
-    Args:
-        past: [B, T, M, C]; T may be shorter than `lag`.
-        lag: ticks, at least `horizon`.
-        horizon: steps.
-    """
-    B, T, M, C = past.shape
-    missing = max(lag - T, 0)
-    padded = torch.cat([past.new_zeros(B, missing, M, C), past], dim=1)
-    start = padded.shape[1] - lag
-    return padded[:, start : start + horizon]
+def _beside(narrow: Tensor, wide: Tensor) -> Tensor:
+    """Put variables [..., V, C] of few channels before those of many, with zeros for the others."""
+    return torch.cat([F.pad(narrow, (0, wide.shape[-1] - narrow.shape[-1])), wide], dim=-2)

@@ -1,6 +1,6 @@
 """The Temporal Fusion Transformer of arXiv 1912.09363, in the order of the paper.
 
-B batch, T context, H horizon, L = T + H, V variables, C = 2 channels of a variable, D hidden,
+B batch, T context, H horizon, L = T + H, V variables, C channels of a variable, D hidden,
 M targets, Q quantiles. Needs torch alone. Inputs are normalised: `tft.forecaster` takes raw units.
 """
 
@@ -15,7 +15,7 @@ from tft.attention import InterpretableMultiHeadAttention
 from tft.layers import GatedResidualNetwork, GatedSkip
 from tft.quantiles import QuantileHead
 from tft.schema import DEFAULT_QUANTILES
-from tft.selection import RealEmbedding, VariableSelection
+from tft.selection import CHANNELS, RealEmbedding, VariableSelection
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,19 @@ class TFTConfig:
     """Heads that share the attention's values."""
     dropout: float = 0.15
     """Share of activations dropped in training, before gates and after attention."""
+    past_channels: int = CHANNELS
+    """Numbers that make up a past variable at a tick: its value, and whether it was seen."""
+    future_channels: int = CHANNELS
+    """Numbers that make up a future variable at a step."""
+    static_channels: int = CHANNELS
+    """Numbers that make up a static real."""
 
     def __post_init__(self) -> None:
         """Refuse sizes no network can have."""
-        for name in ("num_past", "num_future", "num_targets", "hidden_size", "embedding_size"):
+        for name in (
+            "num_past", "num_future", "num_targets", "hidden_size", "embedding_size",
+            "past_channels", "future_channels", "static_channels",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.attention_heads < 1 or self.hidden_size % self.attention_heads:
@@ -92,9 +101,9 @@ class TFT(nn.Module):
         self.category_embeddings = nn.ModuleList(
             nn.Embedding(codes, E) for codes in config.static_cardinalities
         )
-        self.static_embedding = RealEmbedding(config.num_static_reals, E)
-        self.past_embedding = RealEmbedding(config.num_past, E)
-        self.future_embedding = RealEmbedding(config.num_future, E)
+        self.static_embedding = RealEmbedding(config.num_static_reals, E, config.static_channels)
+        self.past_embedding = RealEmbedding(config.num_past, E, config.past_channels)
+        self.future_embedding = RealEmbedding(config.num_future, E, config.future_channels)
 
         self.static_selection = VariableSelection(num_static, E, D, dropout)
         self.past_selection = VariableSelection(config.num_past, E, D, dropout, has_context=True)

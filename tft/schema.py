@@ -68,6 +68,8 @@ class FeatureSchema:
     """Fewest ticks of history in a training window; below it a forecast is a cold start."""
     prediction_horizon: int = 96
     """Ticks forecast."""
+    days_before: int = 7
+    """Days before whose same hours as the horizon's are seen beside the context, at least one."""
     quantiles: tuple[float, ...] = DEFAULT_QUANTILES
     """Levels forecast, ascending, the median among them."""
 
@@ -85,7 +87,7 @@ class FeatureSchema:
                 f"min_context_length {self.min_context_length} must be between 1 and "
                 f"context_length {self.context_length}"
             )
-        for name in ("prediction_horizon", "step_seconds"):
+        for name in ("prediction_horizon", "step_seconds", "days_before"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.server_buckets < 2:
@@ -105,13 +107,6 @@ class FeatureSchema:
     def target_names(self) -> tuple[str, ...]:
         """Names of the forecast metrics, in order."""
         return tuple(metric.name for metric in self.targets)
-
-    @property
-    def seasonal_lag(self) -> int | None:
-        """Ticks in a day, or None where the context does not hold yesterday's whole horizon."""
-        day = 86_400 // self.step_seconds
-        fits = self.prediction_horizon <= day <= self.context_length
-        return day if fits and 86_400 % self.step_seconds == 0 else None
 
     def server_code(self, name: str) -> int:
         """Return the bucket of a server's name: the same in every process and Python."""

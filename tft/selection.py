@@ -19,10 +19,10 @@ CHANNELS = 2  # of a real variable: its value and whether it was seen; or a poin
 class RealEmbedding(nn.Module):
     """One linear map per real variable from its channels to an embedding vector."""
 
-    def __init__(self, num_variables: int, embedding_size: int) -> None:
+    def __init__(self, num_variables: int, embedding_size: int, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.weight = _uniform(num_variables, CHANNELS, embedding_size, fan_in=CHANNELS)
-        self.bias = _uniform(num_variables, embedding_size, fan_in=CHANNELS)
+        self.weight = _uniform(num_variables, channels, embedding_size, fan_in=channels)
+        self.bias = _uniform(num_variables, embedding_size, fan_in=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed [..., V, C] as [..., V, E]."""

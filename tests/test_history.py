@@ -1,0 +1,52 @@
+"""What is told of history: by hand, and with nothing seen."""
+
+import numpy as np
+import torch
+
+from tft.history import HOURS_CHANNELS, WINDOW_CHANNELS, same_hours, window_summary
+
+
+def test_same_hours_by_hand() -> None:
+    days = torch.full((1, 2, 5, 1), torch.nan)
+    days[0, 0, :, 0] = torch.tensor([1.0, 2.0, 3.0, torch.nan, 5.0])
+    days[0, 1, :, 0] = torch.tensor([torch.nan, 4.0, 5.0, 6.0, 7.0])
+    told = same_hours(days)
+    assert told.shape == (1, 5, 1, HOURS_CHANNELS)
+    near = np.array([1, 2, 3, 5, 4, 5, 6, 7.0])  # of both days, two ticks either side
+    expected = [
+        *(np.arcsinh(3), 1, np.arcsinh(2.75)),  # yesterday, all of it within six ticks
+        *(np.arcsinh(near.mean()), np.arcsinh(near.std()), 0.8),
+        *(np.arcsinh(5), 1),
+    ]
+    np.testing.assert_allclose(told[0, 2, 0].numpy(), expected, rtol=1e-5)
+    assert told[0, 3, 0, :2].tolist() == [0, 0], "missing yesterday"
+    assert told[0, 0, 0, 6:].tolist() == [0, 0], "missing a week before"
+
+
+def test_a_windows_summary_by_hand() -> None:
+    past = torch.arange(1.0, 22).view(1, 21, 1)
+    past[0, 0] = torch.nan
+    days = torch.full((1, 2, 5, 1), torch.nan)
+    days[0, 0, :, 0] = torch.arange(5.0)
+    told = window_summary(past, days)
+    assert told.shape == (1, 1, WINDOW_CHANNELS)
+    whole, hour = np.arange(2.0, 22), np.arange(10.0, 22)  # 12 ticks are the last hour
+    rows = [
+        [4, 12, 19, whole.std(), 21],  # places 2, 10 and 17 of 20 values
+        [11, 16, 20, hour.std(), 21],  # places 1, 6 and 10 of 12
+        [4, 12, 19, whole.std(), 21],  # there are no six hours
+    ]
+    expected = np.arcsinh([*np.concatenate(rows), 0, 2, 4]).tolist() + [0.5]
+    np.testing.assert_allclose(told[0, 0].numpy(), expected, rtol=1e-5)
+
+
+def test_nothing_seen_says_nothing() -> None:
+    past, days = torch.full((2, 9, 3), torch.nan), torch.full((2, 7, 4, 3), torch.nan)
+    assert (window_summary(past, days) == 0).all()
+    assert (same_hours(days) == 0).all()
+
+
+def test_values_of_any_size_stay_finite() -> None:
+    past, days = torch.full((1, 9, 1), 1e30), torch.full((1, 7, 4, 1), -1e30)
+    assert window_summary(past, days).abs().max() < 6
+    assert same_hours(days).abs().max() < 6
