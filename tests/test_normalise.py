@@ -83,17 +83,6 @@ def test_constant_stretches_do_not_set_the_floor() -> None:
     assert 2 < normaliser.spread_floor < 3.5
 
 
-def test_weights_grow_with_the_root_of_the_spread_and_are_one_on_average() -> None:
-    normaliser = fitted()
-    days = torch.randn(2000, 24, 2) * torch.tensor([3.0, 1000.0]) * torch.rand(2000, 1, 1) * 2
-    normaliser.fit(days, torch.ones(1, 1))
-    scale = measure(normaliser, days)
-    weights = normaliser.weights(scale)
-    torch.testing.assert_close(weights.mean(0), torch.ones(2))
-    ratio = (weights[0] / weights[1]).square()
-    torch.testing.assert_close(ratio, scale.spread[0] / scale.spread[1])
-
-
 def test_static_inputs_are_standardised() -> None:
     normaliser = fitted()
     days = torch.stack([torch.randn(500, 24) * 3 + 40, torch.randn(500, 24).exp() * 1000], dim=-1)

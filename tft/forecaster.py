@@ -48,14 +48,6 @@ class Encoded(NamedTuple):
     scale: WindowScale
 
 
-class Normalised(NamedTuple):
-    """Forecasts beside what came, in each window's spreads around its level."""
-
-    forecast: Tensor  # [B, H, M, Q]
-    target: Tensor  # [B, H, M], NaN where missing
-    weight: Tensor  # [B, M] in the loss
-
-
 def network_config(schema: FeatureSchema, **sizes: Any) -> TFTConfig:
     """Derive the network's inputs and outputs from a schema; `sizes` are other TFTConfig fields."""
     num_known, num_targets = len(schema.known), len(schema.targets)
@@ -171,27 +163,25 @@ class Forecaster(nn.Module):
 
     def forward(self, batch: WindowBatch) -> LossSum:
         """Sum the quantile loss over a batch's observed targets, see `loss`."""
-        return self.loss(self.normalised(batch))
+        return self.loss(*self.normalised(batch))
 
-    def loss(self, normalised: Normalised) -> LossSum:
-        """Sum the quantile loss of normalised forecasts, each window's by its weight.
+    def loss(self, forecast: Tensor, target: Tensor) -> LossSum:
+        """Sum the quantile loss of normalised forecasts: in units of each window's spread.
 
         Targets are clipped: after a day of idling, one job is thousands of spreads away, and ten
         such windows would decide which epoch is best. Gradients hardly change, as the quantile
         loss's do not grow with the error.
-        """
-        target = normalised.target.clamp(-TARGET_CLIP, TARGET_CLIP)
-        return quantile_loss(normalised.forecast, target, self.quantiles, normalised.weight)
 
-    def normalised(self, batch: WindowBatch) -> Normalised:
-        """Return forecasts and targets in spreads around each window's level."""
+        Args:
+            forecast: [B, H, M, Q] of `normalised`.
+            target: [B, H, M] of `normalised`, NaN where missing.
+        """
+        return quantile_loss(forecast, target.clamp(-TARGET_CLIP, TARGET_CLIP), self.quantiles)
+
+    def normalised(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+        """Return quantiles [B, H, M, Q] and targets [B, H, M], in spreads around the level."""
         inputs, scale = self.encode(batch)
-        M = len(self.schema.targets)
-        return Normalised(
-            self.network(inputs).quantiles,
-            self.normaliser.normalise(batch.future, scale),
-            self.normaliser.weights(scale)[:, :M],
-        )
+        return self.network(inputs).quantiles, self.normaliser.normalise(batch.future, scale)
 
     @torch.no_grad()
     def forecast(self, batch: WindowBatch) -> Tensor:

@@ -18,9 +18,6 @@ RESOLUTION = 1e-6  # of the level: less movement than that is float32's rounding
 CLIP = 10.0  # inputs stay within so many standard deviations; targets are not clipped
 # Of the training stretches' standard deviations; a quieter window is measured by it instead.
 FLOOR_QUANTILE = 0.1
-# A window's weight in the loss grows with its spread to this power: scores in raw units sum up what
-# moves most, yet with all of it (1.0) a few windows would be all that is learnt.
-WEIGHT_POWER, LARGEST_WEIGHT = 0.5, 100.0
 
 
 class WindowScale(NamedTuple):
@@ -36,7 +33,6 @@ class WindowNormaliser(nn.Module):
     typical_level: Tensor
     typical_spread: Tensor
     spread_floor: Tensor
-    mean_weight: Tensor
     feature_mean: Tensor
     feature_std: Tensor
     static_mean: Tensor
@@ -47,7 +43,6 @@ class WindowNormaliser(nn.Module):
         self.register_buffer("typical_level", torch.zeros(num_metrics))
         self.register_buffer("typical_spread", torch.ones(num_metrics))
         self.register_buffer("spread_floor", torch.ones(num_metrics))
-        self.register_buffer("mean_weight", torch.ones(num_metrics))
         self.register_buffer("feature_mean", torch.zeros(num_metrics, 2))
         self.register_buffer("feature_std", torch.ones(num_metrics, 2))
         self.register_buffer("static_mean", torch.zeros(num_static_reals))
@@ -67,9 +62,7 @@ class WindowNormaliser(nn.Module):
         self.typical_spread.copy_(moving.nanmedian(0).values.nan_to_num(1.0))
         floor = torch.nanquantile(moving, FLOOR_QUANTILE, dim=0).nan_to_num(1.0)
         self.spread_floor.copy_(floor.clamp(min=1e-6))
-        spread = spread.clamp(min=self.spread_floor)
-        self.mean_weight.copy_(_nan_mean(self._raw_weights(spread), 0).nan_to_num(1.0))
-        features = self._features(WindowScale(level, spread))
+        features = self._features(WindowScale(level, spread.clamp(min=self.spread_floor)))
         self.feature_mean.copy_(_nan_mean(features, 0).nan_to_num(0.0))
         self.feature_std.copy_(_nan_std(features, 0))
         compressed = static_reals.asinh()
@@ -106,10 +99,6 @@ class WindowNormaliser(nn.Module):
         M = forecast.shape[2]
         return forecast * scale.spread[:, None, :M, None] + scale.level[:, None, :M, None]
 
-    def weights(self, scale: WindowScale) -> Tensor:
-        """Return each window's weight in the loss of each metric, [B, M]; about 1 on average."""
-        return self._raw_weights(scale.spread) / self.mean_weight
-
     def scale_features(self, scale: WindowScale) -> Tensor:
         """Return level and spread as two standardised channels, [B, M, 2]."""
         return (self._features(scale) - self.feature_mean) / self.feature_std
@@ -117,9 +106,6 @@ class WindowNormaliser(nn.Module):
     def static_features(self, static_reals: Tensor) -> Tensor:
         """Return static reals as value and presence, [B, R, 2]."""
         return presence_channels((static_reals.asinh() - self.static_mean) / self.static_std)
-
-    def _raw_weights(self, spread: Tensor) -> Tensor:
-        return (spread / self.typical_spread).pow(WEIGHT_POWER).clamp(max=LARGEST_WEIGHT)
 
     def _features(self, scale: WindowScale) -> Tensor:
         """Compress level and spread, which may span decades, to [..., M, 2]."""

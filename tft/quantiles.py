@@ -53,20 +53,15 @@ class LossSum(NamedTuple):
         return self.total.sum() / self.observed.sum().clamp(min=1)
 
 
-def quantile_loss(
-    forecast: Tensor, target: Tensor, quantiles: Tensor, weight: Tensor | None = None
-) -> LossSum:
+def quantile_loss(forecast: Tensor, target: Tensor, quantiles: Tensor) -> LossSum:
     """Sum the quantile loss (equation 25) over the observed ticks of each target.
 
     Args:
         forecast: [B, H, M, Q].
         target: [B, H, M], NaN where missing.
         quantiles: [Q] levels.
-        weight: [B, M] of each window's loss; None: 1.
     """
     observed = target.isfinite()
     error = target.nan_to_num().unsqueeze(-1) - forecast
     loss = torch.maximum(quantiles * error, (quantiles - 1) * error).mean(-1)
-    if weight is not None:
-        loss = loss * weight.unsqueeze(1)
     return LossSum(torch.where(observed, loss, 0.0).sum((0, 1)), observed.sum((0, 1)))

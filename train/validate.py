@@ -48,9 +48,8 @@ def validate(
         if stop is not None and stop.signal is not None and ranks.size == 1:
             raise Stopped(stop.signal)
         with autocast(config.precision, device):
-            normalised = forecaster.normalised(batch.to(device, non_blocking=True))
-            loss = forecaster.loss(normalised)
-        forecast, target, _ = normalised
+            forecast, target = forecaster.normalised(batch.to(device, non_blocking=True))
+            loss = forecaster.loss(forecast, target)
         inside = (forecast[..., low] <= target) & (target <= forecast[..., high])  # NaN: false
         sums += torch.stack([loss.total, loss.observed, inside.sum((0, 1))])
     total, observed, inside_sum = ranks.sum(sums).cpu()
