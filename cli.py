@@ -149,7 +149,7 @@ train_options = with_options(
     click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
     click.option("--find-lr", "auto_lr_find", is_flag=True, help="Start from a test's suggestion."),
     click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
-    click.option("--ema-decay", type=float, help="Average weights, such as 0.99."),
+    click.option("--ema-decay", type=float, help="Of averaged weights.  [default: 0.99]"),
     step_options,
     click.option(
         "--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]"
@@ -261,12 +261,8 @@ def forecast(
     from data.forecasts import (
         check_levels,
         check_output,
-        cold_starts,
-        ended_early,
-        latest_origins,
+        choose_origins,
         parse_levels,
-        read_origins,
-        silent_servers,
         write_forecasts,
     )
     from train.runs import open_run
@@ -278,35 +274,32 @@ def forecast(
     check_levels(levels, schema)
     spec = columns_of(opened, options)
     fleet = read(data, spec, forecaster)
-    if origins_file is None:
-        origins = latest_origins(fleet, schema)
-        for name in silent_servers(fleet, schema):
-            say(f"{name}: no target seen in its last {schema.context_length} ticks; not forecast")
-        for name in ended_early(fleet, schema):
-            say(f"{name}: its rows end long before the table's; forecast from its own last one")
-    else:
-        origins = read_origins(origins_file, fleet, schema, spec.timezone)
-    for name in cold_starts(fleet, origins, schema):
-        say(f"{name}: cold start, under {schema.min_context_length} ticks of history")
+    origins = choose_origins(origins_file, fleet, schema, spec.timezone, say)
     with ProgressLine("forecasting") as progress:
         rows = write_forecasts(forecaster, fleet, origins, out, levels, progress)
     say(f"{rows:,} rows: {len(origins.server):,} windows of {len(schema.targets)} metrics")
     click.echo(out)
 
 
+def pages(folder: str, windows: int) -> Callable[[Callable[..., None]], Any]:
+    """Add what commands that write pages about a run share."""
+    return with_options(
+        RUN,
+        click.option(
+            "--out-dir", type=click.Path(path_type=Path), help=f"[default: RUN/{folder}]"
+        ),
+        click.option(
+            "--windows", type=click.IntRange(1), default=windows, show_default=True,
+            help="Most windows, evenly spaced.",
+        ),
+        click.option("--device", default="auto", show_default=True),
+        column_options,
+    )  # fmt: skip
+
+
 @cli.command()
-@RUN
 @DATA
-@click.option(
-    "--out-dir", type=click.Path(path_type=Path),
-    help="Folder for the report.  [default: RUN/evaluation]",
-)  # fmt: skip
-@click.option(
-    "--windows", type=click.IntRange(1), default=2048, show_default=True,
-    help="Most windows, evenly spaced.",
-)  # fmt: skip
-@click.option("--device", default="auto", show_default=True)
-@column_options
+@pages("evaluation", windows=2048)
 def evaluate(
     run: Path, data: Path | None, out_dir: Path | None, windows: int, device: str, **options: Any
 ) -> None:
@@ -333,19 +326,9 @@ def evaluate(
 
 
 @cli.command()
-@RUN
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Table of history.")
 @click.option("--server", help="Only this one.  [default: every server]")
-@click.option(
-    "--out-dir", type=click.Path(path_type=Path),
-    help="Folder for the pages.  [default: RUN/explanation]",
-)  # fmt: skip
-@click.option(
-    "--windows", type=click.IntRange(1), default=256, show_default=True,
-    help="Most windows, evenly spaced.",
-)  # fmt: skip
-@click.option("--device", default="auto", show_default=True)
-@column_options
+@pages("explanation", windows=256)
 def explain(
     run: Path, data: Path, server: str | None, out_dir: Path | None, windows: int, device: str,
     **options: Any

@@ -32,6 +32,35 @@ class Origins(NamedTuple):
     origin: IntArray  # [n] absolute ticks, the first to forecast
 
 
+def choose_origins(
+    path: Path | None,
+    fleet: Fleet,
+    schema: FeatureSchema,
+    timezone: str,
+    say: Callable[[str], None],
+) -> Origins:
+    """Read a file of origins, or take every server's latest, and say what is out of the ordinary.
+
+    Args:
+        path: see `read_origins`; None: see `latest_origins`.
+        fleet: read with the schema.
+        schema: of the forecaster.
+        timezone: zone of the file's times that name none.
+        say: told of servers left out, of ended ones and of cold starts, a line each.
+    """
+    if path is not None:
+        origins = read_origins(path, fleet, schema, timezone)
+    else:
+        origins = latest_origins(fleet, schema)
+        for name in silent_servers(fleet, schema):
+            say(f"{name}: no target seen in its last {schema.context_length} ticks; not forecast")
+        for name in ended_early(fleet, schema):
+            say(f"{name}: its rows end long before the table's; forecast from its own last one")
+    for name in cold_starts(fleet, origins, schema):
+        say(f"{name}: cold start, under {schema.min_context_length} ticks of history")
+    return origins
+
+
 def latest_origins(fleet: Fleet, schema: FeatureSchema) -> Origins:
     """Return, for every server with a seen target, the tick after its last row."""
     everyone = Origins(np.arange(len(fleet.servers)), fleet.first_tick + fleet.lengths)

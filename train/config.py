@@ -68,7 +68,7 @@ class TrainConfig:
     """Width of a variable's embedding."""
     attention_heads: int = 8
     """Heads of the attention."""
-    dropout: float = 0.15
+    dropout: float = 0.1
     """Share of activations dropped."""
     unknown_rate: float = 0.1
     """Share of server and profile codes hidden, so that new servers are forecast well."""
@@ -93,8 +93,8 @@ class TrainConfig:
     """Halve the learning rate where validation stalls, or let it fall to 0 along a cosine."""
     warmup: float = 0.05
     """Share of a cosine's training in which the rate rises from 0 first; 0.3 is one-cycle's."""
-    ema_decay: float | None = None
-    """Validate and keep an exponential moving average of the weights, such as 0.99; none: no."""
+    ema_decay: float | None = 0.99
+    """Validate and keep an exponential moving average of the weights; none: the weights as is."""
     weight_decay: float = 0.01
     """AdamW's."""
     gradient_clip_val: float = 0.1
