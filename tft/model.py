@@ -1,7 +1,7 @@
 """The Temporal Fusion Transformer of arXiv 1912.09363, in the order of the paper.
 
-B batch, T context, H horizon, L = T + H, V variables, C channels of a variable, D hidden, M targets,
-Q quantiles. Needs torch alone. Inputs are normalised: `tft.forecaster` takes raw units.
+B batch, T context, H horizon, L = T + H, V variables, C channels of a variable, D hidden,
+M targets, Q quantiles. Needs torch alone. Inputs are normalised: `tft.forecaster` takes raw units.
 """
 
 from dataclasses import dataclass
