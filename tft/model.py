@@ -40,7 +40,7 @@ class TFTConfig:
     """Width of a variable's embedding and of its own GRN's hidden layer."""
     attention_heads: int = 8
     """Heads that share the attention's values."""
-    dropout: float = 0.1
+    dropout: float = 0.15
     """Share of activations dropped in training, before gates and after attention."""
     past_channels: int = CHANNELS
     """Numbers that make up a past variable at a tick: its value, and whether it was seen."""

@@ -68,7 +68,7 @@ class TrainConfig:
     """Width of a variable's embedding."""
     attention_heads: int = 8
     """Heads of the attention."""
-    dropout: float = 0.1
+    dropout: float = 0.15
     """Share of activations dropped."""
     unknown_rate: float = 0.1
     """Share of server and profile codes hidden, so that new servers are forecast well."""
