@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels import CONFIG
-from tft.model import TFT, TFTInputs
+from benchmarks.kernels import CONFIG, random_inputs
+from tft.model import TFT
 from tft.quantiles import quantile_loss
 
 CONTEXT = 288
@@ -52,12 +52,7 @@ def time_growth() -> list[dict[str, Any]]:
 def make_step(network: TFT, size: Size) -> Callable[[], None]:
     """Return a function that takes one forward and one backward pass of random windows."""
     config, B, H = network.config, size.batch, size.horizon
-    inputs = TFTInputs(
-        torch.randn(B, CONTEXT, config.num_past, 2),
-        torch.randn(B, H, config.num_future, 2),
-        torch.randn(B, config.num_static_reals, 2),
-        torch.zeros(B, len(config.static_cardinalities), dtype=torch.int64),
-    )
+    inputs = random_inputs(config, B, CONTEXT, H)
     target, levels = torch.randn(B, H, config.num_targets), torch.tensor(config.quantiles)
 
     def step() -> None:

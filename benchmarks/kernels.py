@@ -165,17 +165,7 @@ def attention_operations(B: int, H: int, L: int, D: int, N: int) -> int:
 def all_blocks(network: TFT, batch: int) -> list[Block]:
     """Return the network's blocks in the order of `forward`, and the whole of it last."""
     config, device = network.config, next(network.parameters()).device
-    codes = [torch.randint(n, (batch,), device=device) for n in config.static_cardinalities]
-    inputs = TFTInputs(
-        past=torch.randn(batch, CONTEXT, config.num_past, config.past_channels, device=device),
-        future=torch.randn(
-            batch, HORIZON, config.num_future, config.future_channels, device=device
-        ),
-        static_reals=torch.randn(
-            batch, config.num_static_reals, config.static_channels, device=device
-        ),
-        static_codes=torch.stack(codes, dim=1),
-    )
+    inputs = random_inputs(config, batch, device=device)
     target = torch.randn(batch, HORIZON, config.num_targets, device=device)
     blocks = [
         *selection_blocks(network, inputs),
@@ -190,6 +180,23 @@ def all_blocks(network: TFT, batch: int) -> list[Block]:
     operations = sum(block.operations for block in blocks)
     step = Block("whole network, loss", (network,), (*inputs[:4], target), whole, operations)
     return [*blocks, step]
+
+
+def random_inputs(
+    config: TFTConfig,
+    batch: int,
+    context: int = CONTEXT,
+    horizon: int = HORIZON,
+    device: torch.device | str = "cpu",
+) -> TFTInputs:
+    """Return inputs of the network's shapes."""
+    codes = [torch.randint(n, (batch,)) for n in config.static_cardinalities]
+    return TFTInputs(
+        past=torch.randn(batch, context, config.num_past, config.past_channels).to(device),
+        future=torch.randn(batch, horizon, config.num_future, config.future_channels).to(device),
+        static_reals=torch.randn(batch, config.num_static_reals, config.static_channels).to(device),
+        static_codes=torch.stack(codes, dim=1).to(device),
+    )
 
 
 def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:

@@ -66,10 +66,11 @@ def test_operations_are_those_torch_counts() -> None:
             forward = counted(block, backward=False)
             tolerance = 0.04 if "selection" in block.name or "whole" in block.name else 0.0
             assert block.operations == pytest.approx(forward, rel=tolerance, abs=0), block.name
-            # Variable selection has no gradient of its inputs to compute: an eighth of it all where
-            # a variable has 7 channels.
+            # Variable selection has no gradient of its inputs to compute: a good part of it where a
+            # variable has many channels.
+            least = 0.75 if block.name == "future variable selection" else 0.9
             both = counted(block, backward=True)
-            assert 0.86 * BACKWARD * forward < both <= BACKWARD * forward, block.name
+            assert least * BACKWARD * forward < both <= BACKWARD * forward, block.name
 
 
 def counted(block: Block, backward: bool) -> int:
