@@ -69,7 +69,7 @@ def test_the_one_input_that_carries_the_signal_comes_first(tmp_path: Path) -> No
     read = trained_on(
         pd.concat(frames), tmp_path, TableSpec(targets=("load",), observed=("queue", "noise")),
         context_length=24, min_context_length=24, prediction_horizon=12, epochs=5, dropout=0.1,
-        windows_per_epoch=1024, random_seed=1, ema_decay=None,
+        windows_per_epoch=1024, random_seed=1, ema_decay=None, learning_rate=0.01,
     )  # fmt: skip
     past = of_group(read.whole, "past")
     assert max(past, key=lambda name: past[name].growth.mean) == "queue"
