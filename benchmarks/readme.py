@@ -25,15 +25,12 @@ def measured_section() -> str:
         "Weighted quantile loss (0.1, 0.5, 0.9; lower is better) on windows after the training "
         "period, which also chose the best epoch.\n",
         _accuracy("builtin", "The built-in fleet, `make demo`"),
-        _accuracy(
-            "bitbrains", "48 real machines (Bitbrains `rnd` traces, 2013), `--max-minutes 15`"
-        ),
         *_accuracy_peers(),
         _speed(),
         _inference(),
         _scale(),
         "Every figure is from `benchmarks/results/*.json`, written by `python -m "
-        "benchmarks.record`, `speed`, `inference`, `kernels` and `scale`; `python -m "
+        "benchmarks.record`, `accuracy`, `speed`, `inference`, `kernels` and `scale`; `python -m "
         "benchmarks.readme` writes this section.\n",
     ]
     return "\n".join(parts)
