@@ -165,7 +165,7 @@ def attention_operations(B: int, H: int, L: int, D: int, N: int) -> int:
 def all_blocks(network: TFT, batch: int) -> list[Block]:
     """Return the network's blocks in the order of `forward`, and the whole of it last."""
     config, device = network.config, next(network.parameters()).device
-    inputs = random_inputs(config, batch, device=device)
+    inputs = random_inputs(config, batch, CONTEXT, HORIZON, device)
     target = torch.randn(batch, HORIZON, config.num_targets, device=device)
     blocks = [
         *selection_blocks(network, inputs),
@@ -185,8 +185,8 @@ def all_blocks(network: TFT, batch: int) -> list[Block]:
 def random_inputs(
     config: TFTConfig,
     batch: int,
-    context: int = CONTEXT,
-    horizon: int = HORIZON,
+    context: int,
+    horizon: int,
     device: torch.device | str = "cpu",
 ) -> TFTInputs:
     """Return inputs of the network's shapes."""
