@@ -184,7 +184,7 @@ def as_text(records: list[dict[str, Any]]) -> str:
 @click.option("--quick", is_flag=True, help="One seed, hardly trained: to see that it runs.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Keep the record here.")
 def main(data: Path | None, target: str | None, seeds: int, quick: bool, out: Path | None) -> None:
-    """Measure transfer to new servers, new fleets and poor histories; about 10 minutes."""
+    """Measure transfer to new servers, new fleets and poor histories."""
     sizes, windows = (QUICK, 64) if quick else (SIZES, 512)
     # Every training takes every epoch.
     keys: dict[str, Any] = {**sizes, "early_stopping_patience": 1_000_000}
