@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from report.console import ProgressLine
+from report.console import ProgressLine, check_folder
 
 if TYPE_CHECKING:
     from data.fleet import Fleet
@@ -371,12 +371,6 @@ def built_in_fleet() -> Path:
         with ProgressLine("generating") as progress:
             write_fleet(FleetSpec(), BUILT_IN, progress=progress)
     return BUILT_IN
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a folder to write to that cannot be one, before any work is done."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; name a folder with --out-dir")
 
 
 def columns_of(opened: "OpenRun", options: Mapping[str, Any]) -> "TableSpec":

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels import CONFIG, random_inputs
+from benchmarks.inputs import random_inputs
+from benchmarks.kernels import CONFIG
 from tft.model import TFT
 from tft.quantiles import quantile_loss
 

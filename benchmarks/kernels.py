@@ -29,6 +29,7 @@ import click
 import torch
 from torch import Tensor, nn
 
+from benchmarks.inputs import random_inputs
 from benchmarks.machine import measured_on
 from tft.fast_path import use_fast_path
 from tft.model import TFT, TFTConfig, TFTInputs
@@ -180,23 +181,6 @@ def all_blocks(network: TFT, batch: int) -> list[Block]:
     operations = sum(block.operations for block in blocks)
     step = Block("whole network, loss", (network,), (*inputs[:4], target), whole, operations)
     return [*blocks, step]
-
-
-def random_inputs(
-    config: TFTConfig,
-    batch: int,
-    context: int,
-    horizon: int,
-    device: torch.device | str = "cpu",
-) -> TFTInputs:
-    """Return inputs of the network's shapes."""
-    codes = [torch.randint(n, (batch,)) for n in config.static_cardinalities]
-    return TFTInputs(
-        past=torch.randn(batch, context, config.num_past, config.past_channels).to(device),
-        future=torch.randn(batch, horizon, config.num_future, config.future_channels).to(device),
-        static_reals=torch.randn(batch, config.num_static_reals, config.static_channels).to(device),
-        static_codes=torch.stack(codes, dim=1).to(device),
-    )
 
 
 def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:

@@ -1,7 +1,8 @@
-"""What a person sees while something takes long."""
+"""What a person meets at the command line: progress, and folders that cannot be written to."""
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -26,3 +27,9 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         """Remove the bar."""
         self.bar.close()
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder to write to that cannot be one, before any work is done."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder with --out-dir")
