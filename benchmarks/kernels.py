@@ -44,6 +44,7 @@ CONFIG = TFTConfig(
     static_cardinalities=(64, 8),
     future_channels=29,
     static_channels=21,
+    num_naive=4,
 )
 CONTEXT, HORIZON = 288, 96
 PRODUCT_SIZE = 1500  # rows and columns
