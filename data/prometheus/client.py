@@ -29,6 +29,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds; each pause is twice the one b
 # Prometheus' two limits, https://github.com/prometheus/prometheus: points of one series
 # (web/api/v1/api.go) and samples of one query (promql/engine.go).
 TOO_LARGE = ("exceeded maximum resolution", "too many samples")
+BROKEN = (OSError, EOFError, zlib.error, http.client.HTTPException)  # answers that break off
 SHOWN = 300  # characters of an answer in a message
 
 
@@ -249,7 +250,7 @@ class Client:
                     "the environment variable SSL_CERT_FILE"
                 ) from error
             raise _TransientError(str(error.reason)) from error
-        except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
+        except BROKEN as error:
             raise _TransientError(f"no whole answer ({error or type(error).__name__})") from error
 
     def _data(self, answer: Any, promql: str) -> Any:
@@ -276,7 +277,7 @@ class Client:
         kind, reason = "", f"HTTP status {code}"
         try:
             answer = _json(error)
-        except (_TransientError, OSError, EOFError, zlib.error, http.client.HTTPException):
+        except (_TransientError, ValueError, *BROKEN):
             answer = None  # a proxy's page says no more than its status
         if isinstance(answer, dict) and answer.get("status") == "error":
             kind, reason = str(answer.get("errorType")), f"{answer.get('error')} ({code})"

@@ -4,9 +4,10 @@ day=2026-01-05/metrics.parquet   rows of that day; its metadata says up to which
 _ingest.json                     what was asked whom: one folder holds one table
 _ingest.lock                     held by the process at work; the reader passes over `_` and `.`
 
-The files are the state. A day's file appears whole or not at all, and always begins with the day's
-first tick, so a run that was killed goes on with the first day without a file, and a later run
-completes the last day and adds new ones. Remove a day's folder to have it fetched again.
+The files are the state. A day's file appears whole or not at all, and always covers the day from
+its first tick on, so a run that was killed goes on with the first day without a file, and a later
+run completes the last day and adds new ones. A day without a value has no file. Remove a day's
+folder to have it fetched again.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from data.prometheus.client import Client
 from data.prometheus.fetch import Block, Fetcher, Progress
 from data.prometheus.queries import Queries
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 
 DAY = 86_400
 ABOUT, LOCK, FILE = "_ingest.json", "_ingest.lock", "metrics.parquet"
@@ -111,8 +112,7 @@ def ingest(
     if not any(part.held + part.new for part in parts):
         raise ValueError(
             f"{client.endpoint.url} has no value for any query, in {len(span)} days; is it "
-            "scraping node_exporter, or what --queries asks for? Name a new folder with --out to "
-            "ask for others"
+            "scraping node_exporter, or what --queries asks for?"
         )
     return _sum_up(parts, fetcher)
 
@@ -141,11 +141,13 @@ def _fetch_day(fetcher: Fetcher, day: int, end: int, out: Path, tell: Progress) 
     block = fetcher.block(first, end, tell)
     new = _table(block, fetcher.queries)
     table = new if not held else pa.concat_tables([pq.ParquetFile(path).read(), new])
-    table = table.sort_by([("server_name", "ascending"), ("timestamp", "ascending")])
-    sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({ASKED_UNTIL: str(end)}), sink, compression="zstd")
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, sink.getvalue())
+    if table.num_rows:  # else it is asked for again: the server may yet be filled
+        table = table.sort_by([("server_name", "ascending"), ("timestamp", "ascending")])
+        table = table.replace_schema_metadata({ASKED_UNTIL: str(end)})
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, sink.getvalue())
     values = (new.num_rows - new[metric].null_count for metric in fetcher.queries.metrics)
     return _Part(name, True, held, new.num_rows, block.servers, tuple(values))
 
@@ -222,7 +224,7 @@ def _taken(out: Path, url: str, queries: Queries) -> Iterator[None]:
 
 def _check_same(about: Path, asked: dict[str, Any]) -> None:
     """Refuse a folder with the answers to other queries; note what a new one is about."""
-    if not about.exists():
+    if not any(about.parent.glob(f"*/{FILE}")):
         write_atomically(about, (json.dumps(asked, indent=1) + "\n").encode())
         return
     try:
