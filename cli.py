@@ -118,11 +118,15 @@ def generate(
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".parquet or .csv.")
 @click.option("--quantiles", default="0.1,0.5,0.9", show_default=True, help="Levels to write.")
+@click.option(
+    "--shard", default="1/1", show_default=True,
+    help="i/N: only part i of N of the servers; a server's part depends on its name alone.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True)
 @column_options
 def forecast(
-    run: Path, data: Path, origins_file: Path | None, out: Path, quantiles: str, device: str,
-    **options: Any
+    run: Path, data: Path, origins_file: Path | None, out: Path, quantiles: str, shard: str,
+    device: str, **options: Any
 ) -> None:  # fmt: skip
     """Forecast a table with the forecaster of a run directory RUN."""
     from data.forecasts import (
@@ -132,16 +136,17 @@ def forecast(
         parse_levels,
         write_forecasts,
     )
+    from data.shards import parse_shard
     from train.runs import open_run
 
-    levels = parse_levels(quantiles)
+    levels, part = parse_levels(quantiles), parse_shard(shard)
     check_output(out, *(path for path in (data, origins_file) if path is not None))
     opened = open_run(run, device)
     forecaster, schema = opened.forecaster, opened.forecaster.schema
     check_levels(levels, schema)
     spec = columns_of(opened, options)
     fleet = read(data, spec, forecaster)
-    origins = choose_origins(origins_file, fleet, schema, spec.timezone, say)
+    origins = choose_origins(origins_file, fleet, schema, spec.timezone, say, part)
     with ProgressLine("forecasting") as progress:
         rows = write_forecasts(forecaster, fleet, origins, out, levels, progress)
     say(f"{rows:,} rows: {len(origins.server):,} windows of {len(schema.targets)} metrics")
