@@ -26,11 +26,6 @@ def crossing_probability(
 ) -> FloatArray:
     """Return the probability that any of some steps is at or over its metric's threshold.
 
-    Quantiles tell of each step alone, and steps depend on each other. The largest of their
-    probabilities is a lower bound: it is right where all steps rise and fall as one. Independent
-    steps would give 1 - prod(1 - p). Taken here is what lies between: an hour's steps count as one
-    independent draw, 1 - prod(1 - p) ** (step_seconds / 3600), and never less than the lower bound.
-
     Args:
         forecast: [N, K, M, Q] in raw units, ascending in Q; the steps looked at.
         quantiles: Q levels, ascending.
@@ -43,7 +38,24 @@ def crossing_probability(
     Raises:
         ValueError: the levels do not fit the forecast.
     """
-    chance = exceedance(forecast, quantiles, thresholds)  # [N, K, M]
+    return any_step(exceedance(forecast, quantiles, thresholds), step_seconds)
+
+
+def any_step(chance: FloatArray, step_seconds: int) -> FloatArray:
+    """Return the probability of reaching a threshold in any of some steps, from that in each.
+
+    Quantiles tell of each step alone, and steps depend on each other. The largest of their
+    probabilities is a lower bound: it is right where all steps rise and fall as one. Independent
+    steps would give 1 - prod(1 - p). Taken here is what lies between: an hour's steps count as one
+    independent draw, 1 - prod(1 - p) ** (step_seconds / 3600), and never less than the lower bound.
+
+    Args:
+        chance: [N, K, M] of `exceedance`.
+        step_seconds: seconds between steps.
+
+    Returns:
+        [N, M], NaN where one of the K is.
+    """
     share = min(step_seconds / INDEPENDENT_SECONDS, 1.0)
     with np.errstate(divide="ignore"):  # the logarithm of a certain step's 0 is -inf, as it should
         spared = np.exp(share * np.log1p(-chance).sum(axis=1))
