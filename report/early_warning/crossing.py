@@ -29,7 +29,7 @@ def crossing_probability(
     Args:
         forecast: [N, K, M, Q] in raw units, ascending in Q; the steps looked at.
         quantiles: Q levels, ascending.
-        thresholds: [M] in raw units.
+        thresholds: [M] in raw units, or [N, 1, M] of each window's own.
         step_seconds: seconds between steps.
 
     Returns:
@@ -76,7 +76,7 @@ def exceedance(
     Args:
         forecast: [N, K, M, Q] in raw units, ascending in Q.
         quantiles: Q levels, at least two, ascending.
-        thresholds: [M] in raw units.
+        thresholds: [M] in raw units, or [N, 1, M] of each window's own.
 
     Returns:
         [N, K, M] float64, NaN where a quantile or the threshold is not finite.
