@@ -6,18 +6,19 @@ S servers, H horizon steps, M target metrics, Q quantiles.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from report.early_warning.crossing import any_step
+from report.scores import SCORED_QUANTILES
 from serve.ahead import STALE_SECONDS, look_ahead
 from serve.alert_rules import AlertRules
 from serve.outlook import Outlook, Status
 from serve.times import utc
 
-USUAL_LEVELS = (0.1, 0.5, 0.9)
 PEAK_LEVELS = (0.5, 0.9)
 HOUR = 3600
 
@@ -35,7 +36,7 @@ class Rendering:
         self.outlook = outlook
         self.rows = {name: row for row, name in enumerate(outlook.servers)}
         self.usual = tuple(
-            column for column, level in enumerate(outlook.levels) if level in USUAL_LEVELS
+            column for column, level in enumerate(outlook.levels) if level in SCORED_QUANTILES
         )
         ends = outlook.origin.astype(np.float64) * outlook.step_seconds
         self.stale_from: list[float] = (ends + STALE_SECONDS).tolist()
@@ -46,6 +47,11 @@ class Rendering:
         self._lines = [self._line(row) for row in range(len(outlook.servers))]
         every, H = range(len(outlook.metrics)), outlook.quantiles.shape[1]
         self._usual = [self._metrics(row, every, self.usual, H) for row in range(len(self.rows))]
+
+    def steps(self, minutes: float) -> int:
+        """Return in how many steps of the horizon so many minutes have passed."""
+        steps = math.ceil(minutes * 60 / self.outlook.step_seconds)
+        return min(steps, self.outlook.quantiles.shape[1])
 
     def head(self, row: int, now: float) -> bytes:
         """Return the members every entry of a server begins with."""
@@ -85,7 +91,7 @@ class Rendering:
             )
         first = self.outlook.origin[row] * self.outlook.step_seconds
         known = self.outlook.status[row] is Status.FORECAST
-        first_tick = _plain(utc(float(first)) if known else None)
+        first_tick = plain(utc(float(first)) if known else None)
         return self.head(row, now) + b',"first_tick":' + first_tick + b',"metrics":' + metrics
 
     def breaches(self, row: int) -> list[dict[str, Any]]:
@@ -113,7 +119,7 @@ class Rendering:
             threshold = float(outlook.thresholds[row, column])
             entries.append(
                 f'{{"metric":{json.dumps(outlook.metrics[column])},'
-                f'"threshold":{"null" if np.isnan(threshold) else f"{threshold:.9g}"},'
+                f'"threshold":{"null" if np.isnan(threshold) else f"{threshold:.7g}"},'
                 f'"quantiles":{{{quantiles}}}}}'
             )
         return ("[" + ",".join(entries) + "]").encode()
@@ -123,7 +129,7 @@ class Rendering:
         origin = utc(float(self.outlook.origin[row]) * self.outlook.step_seconds)
         known = self.outlook.status[row] is Status.FORECAST
         line = {"origin": origin if known else None} | self._breaches.line(row)
-        return b"," + _plain(line)[1:-1]
+        return b"," + plain(line)[1:-1]
 
 
 class _Breaches:
@@ -192,12 +198,12 @@ class _Breaches:
             found.append(
                 {
                     "metric": metric,
-                    "threshold": float(outlook.thresholds[row, column]),
+                    "threshold": float(f"{outlook.thresholds[row, column]:.7g}"),
                     "probability": round(float(self.any[row, column]), 4),
                     "first_breach": utc(self.time(row, column)) if first else None,
                     "lead_seconds": float(first * outlook.step_seconds) if first else None,
                     "peak": {
-                        f"{level:g}": float(peak[column, q])
+                        f"{level:g}": float(f"{peak[column, q]:.6g}")
                         for q, level in enumerate(outlook.levels)
                         if level in PEAK_LEVELS
                     },
@@ -208,12 +214,12 @@ class _Breaches:
 
 def answer(head: dict[str, Any], *members: bytes) -> bytes:
     """Put an answer together from its head and further members, each `"name":value`."""
-    return b",".join([_plain(head)[:-1], *members]) + b"}"
+    return b",".join([plain(head)[:-1], *members]) + b"}"
 
 
 def member(name: str, value: Any) -> bytes:
     """Write one member of an answer."""
-    return f'"{name}":'.encode() + _plain(value)
+    return f'"{name}":'.encode() + plain(value)
 
 
 def listed(name: str, entries: Iterable[bytes]) -> bytes:
@@ -221,7 +227,7 @@ def listed(name: str, entries: Iterable[bytes]) -> bytes:
     return f'"{name}":['.encode() + b",".join(entries) + b"]"
 
 
-def _plain(value: Any) -> bytes:
+def plain(value: Any) -> bytes:
     """Write JSON; NaN, which is none, is a mistake of ours."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
@@ -242,4 +248,4 @@ def _head(outlook: Outlook, row: int) -> tuple[bytes, bytes]:
         "reason": outlook.reasons[row],
     }
     last = utc(float(outlook.origin[row] - 1) * outlook.step_seconds)
-    return _plain(before)[1:-1] + b',"stale":', b',"last_tick":' + _plain(last)
+    return plain(before)[1:-1] + b',"stale":', b',"last_tick":' + plain(last)

@@ -13,10 +13,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from serve import schemas
+from serve.ahead import STALE_SECONDS
+from serve.answers import alert_told
+from serve.measured import MEASURED
 from serve.names import NAME_PATTERN
+from serve.outlook import ModelIdentity
 from serve.problems import ProblemError
 from serve.rendering import Rendering, answer, listed, member, plain
-from serve.service import Service
+from serve.service import Service, Waiting
 from serve.times import utc
 from serve.turns import Turns
 
@@ -61,7 +65,7 @@ async def feed(request: Request, service: Served, feeds: Feeds) -> Response:
         raise ProblemError(415, "expected JSON: send the header Content-Type: application/json")
     body = await request.body()
     receipt = await feeds.take(lambda: service.accept(body))
-    return _answered(service, receipt)
+    return _answered(service, service.identity, receipt)
 
 
 @api.get("/fleet", response_model=schemas.FleetAnswer)
@@ -69,7 +73,9 @@ async def fleet(service: Served) -> Response:
     """Return every server's chance of trouble by hours ahead, the ones in trouble first."""
     now, rendering = service.clock(), service.shown.rendering
     nothing = {"origin": None, "worst_metric": None, "chance_by_hour": None, "first_breach": None}
-    waiting = [plain(_waiting(name, service, now) | nothing) for name in service.waiting()]
+    waiting = [
+        plain(_waiting(each, service) | nothing) for each in service.waiting(rendering).values()
+    ]
     members = (
         member("metrics", rendering.outlook.metrics),
         member("hours", rendering.hours),
@@ -92,11 +98,12 @@ async def forecasts(
     """
     now, rendering = service.clock(), service.shown.rendering
     outlook = rendering.outlook
-    columns = None if metric is None else [_place(m, outlook.metrics, "metric") for m in metric]
+    columns = None if metric is None else _places(metric, outlook.metrics, "metric")
     levels = None if quantile is None else _levels(quantile, rendering)
     steps = None if horizon_minutes is None else rendering.steps(horizon_minutes)
-    nothing = {"first_tick": None, "metrics": []}
-    waiting = {name: plain(_waiting(name, service, now) | nothing) for name in service.waiting()}
+    nothing: dict[str, Any] = {"first_tick": None, "metrics": []}
+    found = service.waiting(rendering).items()
+    waiting = {name: plain(_waiting(each, service) | nothing) for name, each in found}
     asked = [*outlook.servers, *waiting] if server is None else list(dict.fromkeys(server))
     for name in asked:
         _check_known(name, rendering, waiting)
@@ -127,16 +134,16 @@ async def server(name: ServerName, service: Served) -> Response:
     """Return a server's last 24 hours, its forecast with every quantile, and its breaches."""
     now, shown = service.clock(), service.shown
     rendering = shown.rendering
-    row = rendering.rows.get(name)
-    _check_known(name, rendering, service.waiting())
+    row, waiting = rendering.rows.get(name), service.waiting(rendering)
+    _check_known(name, rendering, waiting)
     history = await run_in_threadpool(service.history, name)
     if row is None:
-        nothing = {"first_tick": None, "metrics": []}
-        forecast, breaches = plain(_waiting(name, service, now) | nothing)[1:-1], []
+        nothing: dict[str, Any] = {"first_tick": None, "metrics": []}
+        forecast, breaches = plain(_waiting(waiting[name], service) | nothing)[1:-1], []
     else:
         forecast = rendering.forecast(row, now, levels=range(len(rendering.outlook.levels)))
         breaches = rendering.breaches(row)
-    alerts = [service.told(alert) for alert in shown.alerts if alert.server == name]
+    alerts = [alert_told(alert) for alert in shown.alerts if alert.server == name]
     rest = {"history": history, "breaches": breaches, "alerts": alerts}
     entry = b'"server":{' + forecast + b"," + plain(rest)[1:]
     return _json(answer(_head(service, rendering), entry))
@@ -147,8 +154,9 @@ async def alerts(service: Served) -> Response:
     """Return the alerts there are, and how alerts did when the model was evaluated."""
     shown = service.shown
     members = {
-        "alerts": [service.told(alert) for alert in shown.alerts],
-        "measured": service.measured_alerts,
+        "alerts": [alert_told(alert) for alert in shown.alerts],
+        "measured": service.measured_alerts(),
+        "how_measured": MEASURED,
         "not_watched": service.not_watched,
     }
     return _json(answer(_head(service, shown.rendering), *_members(members)))
@@ -157,24 +165,22 @@ async def alerts(service: Served) -> Response:
 @api.get("/explain/{name}", response_model=schemas.ExplainAnswer)
 async def explain(name: ServerName, service: Served, forwards: Forwards) -> Response:
     """Return which variables and which past hours a server's forecast looks at now."""
-    _check_known(name, service.shown.rendering, service.waiting())
-    return _answered(service, await forwards.take(lambda: service.explain(name)))
+    _check_reported(name, service)
+    return _answered(service, *await forwards.take(lambda: service.explain(name)))
 
 
 @api.post("/scenario", response_model=schemas.ScenarioAnswer)
-async def scenario(
-    asked: schemas.ScenarioRequest, service: Served, forwards: Forwards
-) -> Response:
+async def scenario(asked: schemas.ScenarioRequest, service: Served, forwards: Forwards) -> Response:
     """Return the forecast as it would be had some metrics been otherwise, beside what it is."""
     for name in asked.servers:
-        _check_known(name, service.shown.rendering, service.waiting())
-    return _answered(service, await forwards.take(lambda: service.scenario(asked)))
+        _check_reported(name, service)
+    return _answered(service, *await forwards.take(lambda: service.scenario(asked)))
 
 
 @api.get("/model", response_model=schemas.ModelAnswer)
 async def model(service: Served) -> Response:
     """Return what forecasts, how it was measured, and how its forecasts have done since."""
-    return _answered(service, await run_in_threadpool(service.model))
+    return _answered(service, service.identity, await run_in_threadpool(service.model))
 
 
 @api.post("/model/reload", response_model=schemas.ModelAnswer)
@@ -183,13 +189,13 @@ async def reload(
 ) -> Response:
     """Load a model of the models directory, or the current one anew, and forecast with it."""
     name = None if asked is None else asked.name
-    return _answered(service, await forwards.take(lambda: service.reload(name)))
+    return _answered(service, service.identity, await forwards.take(lambda: service.reload(name)))
 
 
 @api.post("/model/rollback", response_model=schemas.ModelAnswer)
 async def rollback(service: Served, forwards: Forwards) -> Response:
     """Return to the model before the current one."""
-    return _answered(service, await forwards.take(service.rollback))
+    return _answered(service, service.identity, await forwards.take(service.rollback))
 
 
 @root.get("/healthz", response_model=schemas.Alive)
@@ -204,7 +210,7 @@ async def readyz(service: Served) -> Response:
     trouble = service.trouble()
     if trouble is not None:
         raise ProblemError(503, trouble, headers={"Retry-After": "5"})
-    return _answered(service, {"status": "ready"})
+    return _answered(service, service.identity, {"status": "ready"})
 
 
 @root.get("/metrics", response_class=PlainTextResponse)
@@ -222,42 +228,50 @@ def _members(content: dict[str, Any]) -> list[bytes]:
     return [member(name, value) for name, value in content.items()]
 
 
-def _head(service: Service, rendering: Rendering) -> bytes:
-    return plain(service.head(rendering.outlook.model))
+def _head(service: Service, rendering: Rendering) -> dict[str, Any]:
+    return service.head(rendering.outlook.model)
 
 
-def _answered(service: Service, content: dict[str, Any]) -> Response:
+def _answered(service: Service, model: ModelIdentity, content: dict[str, Any]) -> Response:
     """Answer what rests on no outlook."""
-    return _json(answer(plain(service.head()), *_members(content)))
+    return _json(answer(service.head(model), *_members(content)))
 
 
-def _listed(head: bytes, members: Sequence[bytes], entries: Sequence[bytes]) -> Response:
+def _listed(head: dict[str, Any], members: Sequence[bytes], entries: Sequence[bytes]) -> Response:
     """Answer with a list of servers, in parts if it is long."""
     if len(entries) <= SENT_AT_ONCE:
         return _json(answer(head, *members, listed("servers", entries)))
     return StreamingResponse(_parts(head, members, entries), media_type="application/json")
 
 
-def _parts(head: bytes, members: Sequence[bytes], entries: Iterable[bytes]) -> Iterator[bytes]:
+def _parts(
+    head: dict[str, Any], members: Sequence[bytes], entries: Iterable[bytes]
+) -> Iterator[bytes]:
     """Cut an answer with a list of servers into parts; nobody holds all of it."""
-    before = answer(head, *members, b'"servers":[')[:-1]
-    left = iter(entries)
+    yield answer(head, *members, b'"servers":[')[:-1]
+    left, comma = iter(entries), b""
     while part := list(islice(left, SENT_AT_ONCE)):
-        yield before + b",".join(part)
-        before = b","
+        yield comma + b",".join(part)
+        comma = b","
     yield b"]}"
 
 
-def _waiting(name: str, service: Service, now: float) -> dict[str, Any]:
+def _waiting(server: Waiting, service: Service) -> dict[str, Any]:
     """Describe a server that has reported, but has no place in an outlook yet."""
+    step = service.schema.step_seconds
     return {
-        "name": name,
-        "profile": None,
+        "name": server.name,
+        "profile": server.profile,
         "status": "waiting",
         "reason": "its first forecast is being made",
-        "stale": service.is_stale(name, now),
-        "last_tick": None,
+        "stale": service.clock() - (server.last_tick + 1) * step > STALE_SECONDS,
+        "last_tick": utc(server.last_tick * step),
     }
+
+
+def _check_reported(name: str, service: Service) -> None:
+    rendering = service.shown.rendering
+    _check_known(name, rendering, service.waiting(rendering))
 
 
 def _check_known(name: str, rendering: Rendering, waiting: Iterable[str]) -> None:
@@ -267,13 +281,15 @@ def _check_known(name: str, rendering: Rendering, waiting: Iterable[str]) -> Non
         )
 
 
-def _place(name: str, known: Sequence[str], what: str) -> int:
-    if name not in known:
-        told = ascii(name[:80])
-        raise ProblemError(422, f"{what} {told} is not forecast; expected {', '.join(known)}")
-    return known.index(name)
+def _places(asked: Sequence[str], known: Sequence[str], what: str) -> list[int]:
+    """Return where the names asked for stand, each once."""
+    for name in asked:
+        if name not in known:
+            told = ascii(name[:80])
+            raise ProblemError(422, f"{what} {told} is not forecast; expected {', '.join(known)}")
+    return [known.index(name) for name in dict.fromkeys(asked)]
 
 
 def _levels(asked: Sequence[float], rendering: Rendering) -> list[int]:
-    levels = rendering.outlook.levels
-    return [_place(f"{a:g}", [f"{level:g}" for level in levels], "quantile") for a in asked]
+    known = [f"{level:g}" for level in rendering.outlook.levels]
+    return _places([f"{level:g}" for level in asked], known, "quantile")

@@ -203,8 +203,11 @@ class ServerAnswer(Head):
 
 
 class MeasuredAlerts(Strict):
-    """How alerts did in the evaluation of the model, at the probability of the best F1."""
+    """How alerts on a metric did in the evaluation of the model."""
 
+    alarm_at: Share = Field(description="Probability from which an alarm was counted")
+    threshold: float | None
+    episodes: float = Field(description="How many the figures rest on")
     precision: Share | None
     recall: Share | None
     median_lead_seconds: float | None
@@ -216,6 +219,7 @@ class AlertsAnswer(Head):
 
     alerts: list[Alert]
     measured: dict[str, MeasuredAlerts] | None = Field(description="null: never evaluated")
+    how_measured: str
     not_watched: list[str] = Field(description="Metrics without a threshold")
 
 
@@ -241,7 +245,10 @@ class ExplainAnswer(Head):
     past: list[Weight]
     future: list[Weight]
     static: list[Weight]
-    attention: list[LagWeight]
+    attention: list[LagWeight] = Field(
+        description="1: as much as the ticks of history get on average"
+    )
+    attention_on_history: Share = Field(description="The rest is on the steps forecast before")
     what_this_is: str
 
 
@@ -306,7 +313,7 @@ class ReloadRequest(Strict):
 class Shift(Strict):
     """What if a metric had been value * scale + shift."""
 
-    scale: float = Field(1.0, ge=-1e9, le=1e9)
+    scale: float = Field(1.0, ge=0.0, le=1e9)
     shift: float = Field(0.0, ge=-1e9, le=1e9)
 
 
@@ -330,6 +337,8 @@ class ServerScenario(Strict):
     """Of one server."""
 
     name: Name
+    reason: str | None = Field(description="Why there is no forecast of either kind")
+    origin: Time = Field(description="First tick forecast")
     outside_training_range: list[str] = Field(
         description="Metrics that leave what the model was trained on"
     )

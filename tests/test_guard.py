@@ -1,29 +1,17 @@
 """What is asked of every request before the application sees it."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from serve.guard import FEED, Guard, Hosts, Limits, Message, Receive, Scope, Send
+from serve.guard import FEED, Guard, Hosts, Limits, Receive, Scope, Send
+from tests.asgi import Answer
+from tests.asgi import ask as send_to
 
 TOKEN = "correct-horse-battery"
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def detail(self) -> str:
-        assert self.headers["content-type"] == "application/problem+json"
-        document = json.loads(self.body)
-        assert document["status"] == self.status
-        return str(document["detail"])
 
 
 class Application:
@@ -40,37 +28,8 @@ class Application:
         await send({"type": "http.response.body", "body": str(len(message["body"])).encode()})
 
 
-def ask(
-    guard: Guard,
-    path: str = "/api/v1/fleet",
-    method: str = "GET",
-    body: Sequence[bytes] = (b"",),
-    headers: Sequence[tuple[str, str]] = (("host", "localhost:8000"),),
-    client: str = "127.0.0.1",
-) -> Answer:
-    """Send a request, its body in these pieces; without more of them it never ends."""
-    sent: list[Message] = []
-    pieces = list(body)
-
-    async def receive() -> Message:
-        if not pieces:
-            await asyncio.sleep(3600)
-        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope: dict[str, Any] = {
-        "type": "http",
-        "path": path,
-        "method": method,
-        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-        "client": (client, 40000),
-    }
-    asyncio.run(guard(scope, receive, send))
-    start, rest = sent[0], sent[1:]
-    head = {name.decode(): value.decode() for name, value in start["headers"]}
-    return Answer(start["status"], head, b"".join(each["body"] for each in rest))
+def ask(app: Guard, target: str = "/api/v1/fleet", method: str = "GET", **more: Any) -> Answer:
+    return send_to(app, target, method, **more)
 
 
 def guard(bound: str = "127.0.0.1", names: Sequence[str] = (), **options: Any) -> Guard:
@@ -156,9 +115,9 @@ def test_a_body_announced_too_long_is_not_read(length: str) -> None:
 
 def test_a_feed_may_be_longer() -> None:
     guarded = guard(limits=Limits(body_bytes=10, feed_bytes=100))
-    assert ask(guarded, FEED, "POST", [b"x" * 100]).status == 200
-    assert ask(guarded, FEED, "POST", [b"x" * 101]).status == 413
-    assert ask(guarded, FEED + "/", "POST", [b"x" * 11]).status == 413
+    assert ask(guarded, FEED, "POST", body=[b"x" * 100]).status == 200
+    assert ask(guarded, FEED, "POST", body=[b"x" * 101]).status == 413
+    assert ask(guarded, FEED + "/", "POST", body=[b"x" * 11]).status == 413
 
 
 def test_a_body_that_does_not_come_is_given_up() -> None:
@@ -227,5 +186,5 @@ def test_every_answer_confines_the_page() -> None:
 
 
 def test_a_refusal_is_ascii_whatever_was_sent() -> None:
-    answer = ask(guard(), "/\udcff\u20ac", headers=[("host", "\xff\xfe")])
-    assert answer.body.isascii() and json.loads(answer.body)["instance"] == "/\udcff\u20ac"
+    answer = ask(guard(), "/%FF%E2%82%AC", headers=[("host", "\xff\xfe")])
+    assert answer.body.isascii() and json.loads(answer.body)["instance"] == "/\ufffd\u20ac"
