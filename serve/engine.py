@@ -332,8 +332,8 @@ class Ticker:
         self.seconds = time.perf_counter() - begin
         given = np.array([status is Status.FORECAST for status in outlook.status], bool)
         ends = (outlook.origin[given] + outlook.quantiles.shape[1]) * outlook.step_seconds
+        self._made, self._expires = newest, min(ends.tolist(), default=math.inf)
         self.outlook, self.error = outlook, None
-        self._made, self._expires = newest, float(ends.min(initial=math.inf))
         for listener in self.listeners:
             try:
                 listener(outlook)
