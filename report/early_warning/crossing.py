@@ -38,11 +38,11 @@ def crossing_probability(
     Raises:
         ValueError: the levels do not fit the forecast.
     """
-    return any_step(exceedance(forecast, quantiles, thresholds), step_seconds)
+    return reached_by(exceedance(forecast, quantiles, thresholds), step_seconds)[:, -1]
 
 
-def any_step(chance: FloatArray, step_seconds: int) -> FloatArray:
-    """Return the probability of reaching a threshold in any of some steps, from that in each.
+def reached_by(chance: FloatArray, step_seconds: int) -> FloatArray:
+    """Return the probability that a threshold is reached by each of some steps, or before it.
 
     Quantiles tell of each step alone, and steps depend on each other. The largest of their
     probabilities is a lower bound: it is right where all steps rise and fall as one. Independent
@@ -54,12 +54,12 @@ def any_step(chance: FloatArray, step_seconds: int) -> FloatArray:
         step_seconds: seconds between steps.
 
     Returns:
-        [N, M], NaN where one of the K is.
+        [N, K, M], not falling in K; NaN from the first NaN on.
     """
     share = min(step_seconds / INDEPENDENT_SECONDS, 1.0)
     with np.errstate(divide="ignore"):  # the logarithm of a certain step's 0 is -inf, as it should
-        spared = np.exp(share * np.log1p(-chance).sum(axis=1))
-    return np.maximum(chance.max(axis=1), 1.0 - spared)
+        spared = np.exp(share * np.log1p(-chance).cumsum(axis=1))
+    return np.maximum(np.maximum.accumulate(chance, axis=1), 1.0 - spared)
 
 
 def exceedance(
