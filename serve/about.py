@@ -24,12 +24,12 @@ class About(NamedTuple):
     """How alerts did in the evaluation."""
 
 
-def about(model: LoadedModel, least_probability: float) -> About:
+def about(model: LoadedModel, alarm_at: float) -> About:
     """Say what a model is, and what was measured of it.
 
     Args:
         model: in its folder.
-        least_probability: of the rules' alerts.
+        alarm_at: probability that raises an alert by the rules.
 
     Raises:
         ValueError: its evaluation cannot be read.
@@ -37,7 +37,7 @@ def about(model: LoadedModel, least_probability: float) -> About:
     evaluation = read_evaluation(model.folder)
     if evaluation is None:
         return About(_facts(model), None, None)
-    return About(_facts(model), summary(evaluation), measured(evaluation, least_probability))
+    return About(_facts(model), summary(evaluation), measured(evaluation, alarm_at))
 
 
 def bundle_of(run: Path) -> Path:

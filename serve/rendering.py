@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from report.early_warning.crossing import any_step
+from report.early_warning.crossing import reached_by
 from report.scores import SCORED_QUANTILES
 from serve.ahead import STALE_SECONDS, look_ahead
 from serve.alert_rules import AlertRules
@@ -31,7 +31,7 @@ class Rendering:
 
         Args:
             outlook: of the newest tick.
-            rules: whose gate says what a breach is.
+            rules: which say how probable a breach must be to be told.
         """
         self.outlook = outlook
         self.rows = {name: row for row, name in enumerate(outlook.servers)}
@@ -138,10 +138,11 @@ class _Breaches:
     def __init__(self, outlook: Outlook, rules: AlertRules, hours: Sequence[float]) -> None:
         self.outlook = outlook
         ahead = look_ahead(outlook, rules)
-        self.first = ahead.first  # [S, M] ticks ahead, 0: none
-        steps = [int(hour * HOUR) // outlook.step_seconds for hour in hours]
-        by_hour = [any_step(outlook.chance[:, :count], outlook.step_seconds) for count in steps]
-        self.by_hour = np.stack(by_hour, axis=1)  # [S, hours, M]
+        # [S, M] ticks ahead, 0: none is forecast with the probability that raises an alert
+        self.first = np.where(ahead.any_tick >= rules.alarm_at, ahead.first, 0)
+        last = [max(int(hour * HOUR) // outlook.step_seconds, 1) - 1 for hour in hours]
+        by_tick = reached_by(outlook.chance, outlook.step_seconds)  # [S, H, M]
+        self.by_hour = by_tick[:, last]  # [S, hours, M]
         self.any = self.by_hour[:, -1]  # [S, M] in the whole horizon
         known = np.where(np.isnan(self.any), -1.0, self.any)
         self.worst = known.argmax(axis=1)  # [S]

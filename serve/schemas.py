@@ -105,10 +105,10 @@ class ServerHead(Strict):
 
 
 class FirstBreach(Strict):
-    """The first tick at which a forecast reaches a threshold."""
+    """The soonest breach whose probability is what raises an alert."""
 
     metric: str
-    at: Time
+    at: Time = Field(description="By then half of the first breaches that may come have")
     probability: Share = Field(description="Of reaching the threshold within the horizon")
 
 
@@ -168,7 +168,7 @@ class Breach(Strict):
     metric: str
     threshold: float
     probability: Share = Field(description="Of reaching it within the horizon")
-    first_breach: Time | None = Field(description="By the quantile alerts are gated on")
+    first_breach: Time | None = Field(description="null: improbable; as in the overview else")
     lead_seconds: float | None
     peak: dict[str, float] = Field(description="Highest value of the horizon, by quantile level")
 
@@ -181,11 +181,11 @@ class Alert(Strict):
     state: Literal["pending", "firing", "clearing"]
     since: Time
     threshold: float
-    gate: float = Field(description="Quantile level that must reach the threshold")
-    first_breach: Time | None
+    gate: float = Field(description="Quantile of the peak that must reach the threshold")
+    first_breach: Time | None = Field(description="As in the overview; null: nothing is known now")
     lead_seconds: float | None
-    probability: Share | None
-    peak: float | None = Field(description="Highest value of the gate's quantile")
+    probability: Share | None = Field(description="Of a breach in the hours warned of")
+    peak: float | None = Field(description="The gate's quantile of the highest value in them")
 
 
 class ServerDetail(ServerForecast):
@@ -207,7 +207,7 @@ class MeasuredAlerts(Strict):
 
     alarm_at: Share = Field(description="Probability from which an alarm was counted")
     threshold: float | None
-    episodes: float = Field(description="How many the figures rest on")
+    breaches: int = Field(description="How many the figures rest on")
     precision: Share | None
     recall: Share | None
     median_lead_seconds: float | None

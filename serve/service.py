@@ -316,7 +316,7 @@ class Service:
 
     def _about_of(self, model: LoadedModel) -> About:
         if model.identity not in self._about:
-            self._about[model.identity] = about(model, self.rules.least_probability)
+            self._about[model.identity] = about(model, self.rules.alarm_at)
         return self._about[model.identity]
 
 

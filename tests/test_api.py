@@ -428,7 +428,7 @@ def test_metrics_are_for_prometheus(served: Serving) -> None:
     answer = served.client.get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     text = answer.body.decode()
-    assert 'metric="cpu_percent",quantile="0.9"' in text
+    assert 'fleet_tft_forecast_peak{server="web-1",metric="cpu_percent"' in text
     assert "fleet_tft_ticks_accepted_total 82.0" in text
 
 
