@@ -59,14 +59,14 @@ def serve_command(read_table: ReadTable) -> click.Command:
 
         logging.basicConfig(format="%(levelname)s: %(message)s")
         token = read_token(token_env, host)
-        listening = listen(host, port)
-        service = open_service(run, state or run / STATE, rules, models, device)
-        if data is not None:
-            _fill(service, read_table(run, data))
-        if url is not None:
-            _poll(service, url, queries, prometheus_token_env)
-        app = create_app(service, asks_token=token is not None)
-        serve_until_stopped(app, listening, host, allow_host, token, say=_say)
+        with listen(host, port) as listening:
+            service = open_service(run, state or run / STATE, rules, models, device)
+            if data is not None:
+                _fill(service, read_table(run, data))
+            if url is not None:
+                _poll(service, url, queries, prometheus_token_env)
+            app = create_app(service, asks_token=token is not None)
+            serve_until_stopped(app, listening, host, allow_host, token, say=_say)
 
     return serve
 

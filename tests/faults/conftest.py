@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.builders import small_table
-from tests.faults.processes import Started, Starter, arguments, kills
+from tests.faults.processes import Started, Starter, arguments, kills, service_kills
 
 Train = Callable[..., Started]
 
@@ -64,4 +64,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"kill -9: {kills['tried']} tried, {kills['resumed']} resumed bit for bit, "
             f"{kills['inside']} inside a save"
+        )
+    if service_kills:
+        terminalreporter.write_line(
+            f"kill -9 of the service: {service_kills['tried']} tried, {service_kills['inside']} "
+            f"inside a feed, {service_kills['acknowledged']:,} acknowledged ticks all there"
         )
