@@ -286,7 +286,7 @@ def _places(asked: Sequence[str], known: Sequence[str], what: str) -> list[int]:
     for name in asked:
         if name not in known:
             told = ascii(name[:80])
-            raise ProblemError(422, f"{what} {told} is not forecast; expected {', '.join(known)}")
+            raise ProblemError(404, f"{what} {told} is not forecast; expected {', '.join(known)}")
     return [known.index(name) for name in dict.fromkeys(asked)]
 
 

@@ -3,6 +3,7 @@
 Nothing here knows of HTTP but for the problems it raises.
 """
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -236,10 +237,16 @@ class Service:
         Raises:
             ProblemError: the request names an unknown metric, or makes values there cannot be.
         """
+        unknown = [name for name in asked.metrics if name not in self.schema.metric_names]
+        if unknown:
+            known = ", ".join(self.schema.metric_names)
+            raise ProblemError(404, f"no metric {unknown[0][:80]!a}; the model sees {known}")
         model, fleet = self.shelf.current, self.state.fleet(asked.servers)
+        ticks = math.ceil(asked.hours * 3600 / self.schema.step_seconds)
+        hours = ticks * self.schema.step_seconds / 3600
         changes = {name: Change(each.scale, each.shift) for name, each in asked.metrics.items()}
         try:
-            found = what_if(model.forecaster, fleet, changes, asked.hours, self.clock())
+            found = what_if(model.forecaster, fleet, changes, hours, self.clock())
         except ValueError as error:
             raise ProblemError(422, str(error)) from error
         return model.identity, scenario_told(found, self.schema)
@@ -266,12 +273,12 @@ class Service:
         try:
             model = self.shelf.reload(name)
         except ValueError as error:
-            raise ProblemError(422, str(error)) from error
+            raise ProblemError(409, str(error)) from error
         try:
             self._about_of(model)
         except ValueError as error:
             self.shelf.rollback()
-            raise ProblemError(422, str(error)) from error
+            raise ProblemError(409, str(error)) from error
         self._ticker.remake()
         return self.model()
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.builders import small_table
-from tests.faults.processes import Started, Starter, arguments, kills, service_kills
+from tests.faults.processes import Started, Starter, arguments, hostile, kills, service_kills
 
 Train = Callable[..., Started]
 
@@ -70,3 +70,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             f"kill -9 of the service: {service_kills['tried']} tried, {service_kills['inside']} "
             f"inside a feed, {service_kills['acknowledged']:,} acknowledged ticks all there"
         )
+    if hostile:
+        counts = ", ".join(f"{name}: {count:,}" for name, count in sorted(hostile.items()))
+        terminalreporter.write_line(f"hostile requests: {counts}")
