@@ -8,7 +8,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.builders import small_table
-from tests.faults.processes import Started, Starter, arguments, hostile, kills, service_kills
+from tests.faults.processes import (
+    Started,
+    Starter,
+    arguments,
+    feeds,
+    hostile,
+    kills,
+    service_kills,
+)
 
 Train = Callable[..., Started]
 
@@ -73,3 +81,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if hostile:
         counts = ", ".join(f"{name}: {count:,}" for name, count in sorted(hostile.items()))
         terminalreporter.write_line(f"hostile requests: {counts}")
+    if feeds:
+        terminalreporter.write_line(
+            f"kill -9 of a feed: {feeds['kills']}, {feeds['batches']} batches acknowledged and "
+            f"all held, {feeds['unheard']} more held whose answer was not heard"
+        )

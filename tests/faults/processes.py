@@ -32,6 +32,7 @@ LIMIT = 120.0  # seconds in which any of these processes ends, however busy the 
 kills: Counter[str] = Counter()
 service_kills: Counter[str] = Counter()
 hostile: Counter[str] = Counter()
+feeds: Counter[str] = Counter()
 
 
 class Starter:
