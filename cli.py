@@ -17,6 +17,7 @@ from report.console import (
     say,
     with_options,
 )
+from serve.commands import serve_command
 from train.commands import BUILT_IN, cross_validate, lr_find, train
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ class OneLineErrors(click.Group):
         except (ValueError, OSError, FloatingPointError) as error:
             message = " ".join(str(error).split())
             click.echo(f"Error: {message}", err=True)
-            sys.exit(1 if isinstance(error, (FloatingPointError, ChildProcessError)) else 2)
+            sys.exit(
+                1
+                if isinstance(error, (FloatingPointError, ChildProcessError, ConnectionError))
+                else 2
+            )
 
 
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 100})
@@ -107,6 +112,45 @@ def generate(
         f"{sum(facts['ticks_missing'].values()):,} ticks missing"
     )
     click.echo(path)
+
+
+@cli.group()
+def ingest() -> None:
+    """Fetch a table of metrics from where they are kept."""
+
+
+@ingest.command("prometheus")
+@click.option("--url", required=True, help="Of the server, such as http://localhost:9090.")
+@click.option("--days", type=click.IntRange(1), default=30, show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the table; what it holds already is not fetched again.",
+)
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    help="TOML file of queries by column.  [default: node_exporter's cpu, memory, disk, load]",
+)
+@click.option("--token-env", help="Environment variable that holds a bearer token.")
+@click.option("--basic-auth-env", help="Environment variable that holds user:password.")
+@click.option(
+    "--timeout", type=float, default=30.0, show_default=True, help="Seconds for one query."
+)  # fmt: skip
+def ingest_prometheus(
+    url: str, days: int, out: Path, queries: Path | None, token_env: str | None,
+    basic_auth_env: str | None, timeout: float,
+) -> None:  # fmt: skip
+    """Fetch what is missing of the last --days from a Prometheus, up to the last whole tick."""
+    from data.prometheus import connect, ingest, read_queries
+
+    asked, client = read_queries(queries), connect(url, token_env, basic_auth_env, timeout, say)
+    with ProgressLine(f"fetching from {url}") as progress:
+        fetched = ingest(client, days, out, asked, progress=progress)
+    for line in fetched.lines():
+        say(f"  {line}")
+    click.echo(out)
 
 
 @cli.command()
@@ -241,6 +285,16 @@ def read(data: Path, spec: "TableSpec", forecaster: "Forecaster") -> "Fleet":
         say(f"  {line}")
     return result.fleet
 
+
+def read_for(run: Path, data: Path) -> "Fleet":
+    """Read a table as a run's own was read."""
+    from train.runs import open_run
+
+    opened = open_run(run, "cpu")
+    return read(data, columns_of(opened, {}), opened.forecaster)
+
+
+cli.add_command(serve_command(read_for))
 
 if __name__ == "__main__":
     cli()
