@@ -48,7 +48,7 @@ def test_arrows_point_one_way(room: str) -> None:
 
 
 def test_the_arrow_test_sees_the_rooms() -> None:
-    for room in ("tft", "data", "report", "train", "cli"):
+    for room in ("tft", "data", "report", "train", "serve", "cli"):
         assert files(room), room
     assert "tft.schema" in imports(ROOT / "tft" / "model.py")
 
