@@ -265,6 +265,24 @@ def explain(
         click.echo(file)
 
 
+@cli.command()
+@RUN
+@click.option("--format", "file_format", type=click.Choice(["torch", "onnx"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".pt2 or .onnx.")
+def export(run: Path, file_format: str, out: Path) -> None:
+    """Write the forecaster of RUN as one file for programs without this code; see tft/export.py."""
+    from data.forecasts import check_output
+    from tft.export import ENDINGS, export_forecaster
+    from train.runs import open_run
+
+    check_output(out, endings=[ENDINGS[file_format]])
+    forecaster = open_run(run, "cpu").forecaster
+    with ProgressLine(f"exporting as {file_format}"):
+        difference = export_forecaster(forecaster, file_format, out)
+    say(f"compared on random windows: at most {difference:.1g} of a window's spread apart")
+    click.echo(out)
+
+
 def columns_of(opened: "OpenRun", options: Mapping[str, Any]) -> "TableSpec":
     """Return what columns were called in the run's table; flags win."""
     from data.reading import TableSpec

@@ -186,20 +186,21 @@ def write_forecasts(
     return rows
 
 
-def check_output(path: Path, *inputs: Path) -> None:
+def check_output(path: Path, *inputs: Path, endings: Sequence[str] = FORMATS) -> None:
     """Refuse an output path before any work is done.
 
     Args:
         path: what would be written.
         inputs: files and folders that are read, none of which may change.
+        endings: of names it may have.
 
     Raises:
         ValueError: its ending is no format, it cannot be written, or it is (in) an input.
     """
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file, such as {path / 'forecasts.parquet'}")
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path}: expected a name ending in {' or '.join(FORMATS)}")
+        raise ValueError(f"{path} is a folder; name a file, such as {path / f'out{endings[0]}'}")
+    if path.suffix not in endings:
+        raise ValueError(f"{path}: expected a name ending in {' or '.join(endings)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):

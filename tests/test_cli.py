@@ -212,7 +212,7 @@ def test_results_are_on_stdout_and_all_else_on_stderr(made: Path, here: Path) ->
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["generate"], ["forecast"], ["evaluate"], ["lr-find"]]
+    "command", [[], ["train"], ["generate"], ["forecast"], ["evaluate"], ["lr-find"], ["export"]]
 )
 def test_help(command: list[str]) -> None:
     result = invoke(*command, "--help")
@@ -313,6 +313,10 @@ BAD = [
     (["train", *DATA, *TARGET, "--set", "logs_dir=../x"], "expected a folder's name in the run"),
     (["evaluate", "nowhere"], "nowhere"),
     (["evaluate", "{made}/run", "--data", "short.csv"], "no window to evaluate"),
+    (["export", "{made}/run", "--format", "torch", "--out", "o.onnx"], "ending in .pt2"),
+    (["export", "{made}/run", "--format", "onnx", "--out", "no/o.onnx"], "does not exist"),
+    (["export", "{made}/run", "--format", "pickle", "--out", "o.pkl"], "'pickle' is not one of"),
+    (["export", "full", "--format", "torch", "--out", "o.pt2"], "no forecaster.json"),
     (["lr-find", *DATA, *TARGET, "--set", "lr=1"], "unknown configuration key 'lr'"),
     (["cross-validate", *DATA, *TARGET, "--folds", "1"], "1 is not in the range"),
     (["cross-validate", *DATA, *TARGET, "--folds", "2"], "2 folds cut the table's 360 ticks"),

@@ -31,8 +31,7 @@ def save_forecaster(forecaster: Forecaster, folder: str | os.PathLike[str]) -> N
     """Write a bundle, replacing the one in `folder` if there is one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in forecaster.state_dict().items()}
-    weights = save_tensors(tensors)
+    weights = packed_weights(forecaster)
     digest = hashlib.sha256(weights).hexdigest()
     weights_name = f"weights-{digest[:12]}.safetensors"
     manifest = {
@@ -50,6 +49,12 @@ def save_forecaster(forecaster: Forecaster, folder: str | os.PathLike[str]) -> N
     for old in folder.glob("weights-*.safetensors"):
         if old.name != weights_name:
             old.unlink()
+
+
+def packed_weights(forecaster: Forecaster) -> bytes:
+    """Return the weights as the content of a safetensors file; its hash is their identity."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in forecaster.state_dict().items()}
+    return save_tensors(tensors)
 
 
 def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Forecaster:
