@@ -210,8 +210,8 @@ class Service:
         found = self._waiting.items()
         return {name: each for name, each in found if name not in rendering.rows}
 
-    def history(self, name: str) -> dict[str, Any]:
-        """Return a server's last 24 hours as received."""
+    def history(self, name: str) -> bytes:
+        """Return a server's last 24 hours as received, as JSON."""
         return history(self.state.fleet([name]))
 
     def measured_alerts(self) -> dict[str, Any] | None:
