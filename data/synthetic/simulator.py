@@ -312,15 +312,14 @@ class Course:
             self.machines.aim[s, kind] = strength
         for s, end in self._gaps.pop(self.tick, ()):
             self._silent_until[s] = max(self._silent_until[s], end)
-        measured = np.array(self.machines.tick(self._day, i))
+        measured: Array = np.array(self.machines.tick(self._day, i))
         restarted = self.machines.restart(self._day, i)
         self.restarts += [(self.tick, s, reason) for s, reason in restarted]
         present = (self._silent_until <= self.tick) & (self.machines.down == 0)
         present |= self.tick == 0  # every server is seen at least once
         measured[_PERCENTAGES] = np.minimum(measured[_PERCENTAGES], 100.0)
         self.tick += 1
-        seen: Array = np.round(np.maximum(measured, 0.0), 2)
-        return seen.T, present
+        return np.maximum(measured, 0.0).round(2).T, present
 
     def _begin_day(self, number: int) -> None:
         """Draw what the day has in store."""
