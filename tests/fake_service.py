@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 DASHBOARD = Path(__file__).parents[1] / "serve" / "dashboard"
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -41,6 +47,7 @@ class World:
     trouble: dict[str, float] = field(default_factory=dict)
     """By server: points of memory gained an hour."""
     cold: set[str] = field(default_factory=set)
+    reason: str = "14 ticks of history, 72 are needed for a forecast"
     age_seconds: float = 30.0
     failing: tuple[int, str] | None = None
     token: str | None = None
@@ -54,19 +61,20 @@ class World:
     def answer(self, path: str, body: Json | None) -> tuple[int, Json]:
         """Return status and content of a path under /api/v1."""
         if self.failing is not None:
-            return self.failing[0], {"title": "no", "status": self.failing[0], "detail": self.failing[1]}  # noqa: E501
+            status, detail = self.failing
+            return status, {"title": "no", "status": status, "detail": detail}
         name = path.rpartition("/")[2]
         routes: dict[str, Callable[[], Json]] = {
             "/fleet": self.fleet,
-            "/alerts": lambda: {"alerts": self.alerts(), "measured": MEASURED, "not_watched": ["load_average"]},
+            "/alerts": self.alerts,
             "/model": lambda: MODEL,
             "/scenario": lambda: self.what_if(body or {}),
-        }  # fmt: skip
+        }
         if self.demo:
             routes["/demo/scenario"] = lambda: self.switch(body)
         for known in self.servers:
-            routes[f"/servers/{known}"] = lambda known=known: {"server": self.server(known)}
-            routes[f"/explain/{known}"] = lambda known=known: explain(known)
+            routes[f"/servers/{known}"] = partial(self.server, known)
+            routes[f"/explain/{known}"] = partial(explain, known)
         if path not in routes:
             return 404, {"title": "Not Found", "status": 404, "detail": f"no server {name!r}"}
         return 200, {**self.head(), **routes[path]()}
@@ -106,7 +114,9 @@ class World:
     def series(self, server: str, metric: str) -> tuple[list[float], Json]:
         """Return a day of history and the quantiles ahead, smooth and always the same."""
         shift = sum(map(ord, server + metric)) % 97
-        level = {"cpu_percent": 38, "memory_percent": 52, "disk_percent": 47, "load_average": 4}[metric]
+        level = {"cpu_percent": 38, "memory_percent": 52, "disk_percent": 47, "load_average": 4}[
+            metric
+        ]
         scale = level / 4
         rate = self.trouble.get(server, 0.0) if metric == "memory_percent" else 0.0
 
@@ -161,7 +171,7 @@ class World:
             "name": server,
             "profile": PROFILES[server[:-4]],
             "status": "cold_start" if cold else "forecast",
-            "reason": "14 ticks of history, 72 are needed for a forecast" if cold else None,
+            "reason": self.reason if cold else None,
             "stale": self.age_seconds > 900,
             "last_tick": rfc3339(self.origin - STEP),
         }
@@ -192,7 +202,11 @@ class World:
         rows.sort(key=lambda r: (r["first_breach"] or {"at": last})["at"])
         return {"metrics": list(METRICS), "hours": list(range(1, 9)), "servers": rows}
 
-    def alerts(self) -> list[Json]:
+    def alerts(self) -> Json:
+        found = self.firing()
+        return {"alerts": found, "measured": MEASURED, "not_watched": ["load_average"]}
+
+    def firing(self) -> list[Json]:
         found = []
         for server in self.servers:
             for metric in METRICS:
@@ -212,7 +226,7 @@ class World:
     def server(self, server: str) -> Json:
         cold, pairs = server in self.cold, {m: self.series(server, m) for m in METRICS}
         gap = [None if 100 <= i < 112 else 1 for i in range(DAY)]
-        return {
+        entry = {
             **self.line(server),
             "first_tick": None if cold else rfc3339(self.origin),
             "metrics": [] if cold else [
@@ -227,8 +241,9 @@ class World:
                 },
             },
             "breaches": [b for m in METRICS if (b := self.breach(server, m))],
-            "alerts": [a for a in self.alerts() if a["server"] == server],
+            "alerts": [a for a in self.firing() if a["server"] == server],
         }  # fmt: skip
+        return {"server": entry}
 
     def what_if(self, body: Json) -> Json:
         self.said.append(body)
@@ -245,33 +260,35 @@ class World:
                 metrics.append({"metric": metric, "unchanged": ahead, "scenario": moved})
             outside = [m for m, c in body["metrics"].items() if c["scale"] > 1.5]
             servers.append({"name": server, "outside_training_range": outside, "metrics": metrics})
-        return {"what_this_is": "How the model responds, not what would happen.", "servers": servers}
+        return {
+            "what_this_is": "How the model responds, not what would happen.",
+            "servers": servers,
+        }
 
 
 def explain(server: str) -> Json:
+    def weights(**by_name: float) -> list[Json]:
+        return [{"variable": name, "weight": weight} for name, weight in by_name.items()]
+
     return {
         "server": server,
         "origin": rfc3339(NOW),
-        "past": [
-            {"variable": name, "weight": weight}
-            for name, weight in zip(
-                (*METRICS, "hour_of_day", "network_in_mbs"),
-                (0.31, 0.22, 0.18, 0.14, 0.09, 0.06),
-                strict=True,
-            )
-        ],
-        "future": [{"variable": "hour_of_day", "weight": 0.7}, {"variable": "day_of_week", "weight": 0.3}],
-        "static": [{"variable": "profile", "weight": 0.6}, {"variable": "server", "weight": 0.4}],
+        "past": weights(cpu_percent=0.41, memory_percent=0.32, disk_percent=0.18, hour_of_day=0.09),
+        "future": weights(hour_of_day=0.7, day_of_week=0.3),
+        "static": weights(profile=0.6, server=0.4),
         "attention": [
-            {"lag_minutes": 5 * lag, "weight": math.exp(-lag / 40) + 0.3 * math.exp(-((lag - 288) ** 2) / 800)}
+            {"lag_minutes": 5 * lag, "weight": math.exp(-lag / 40) + 0.3 * (280 < lag < 296)}
             for lag in range(1, 384)
         ],
-        "what_this_is": "Weights the network gave its inputs: what it looked at, not what caused what.",
-    }  # fmt: skip
+        "what_this_is": "Weights the network gave its inputs, not what caused what.",
+    }
 
 
 MEASURED = {
-    metric: {"precision": 0.71, "recall": 0.83, "median_lead_seconds": 9900.0, "false_per_server_week": 0.4}
+    metric: {
+        "precision": 0.71, "recall": 0.83, "median_lead_seconds": 9900.0,
+        "false_per_server_week": 0.4,
+    }
     for metric in METRICS[:3]
 }  # fmt: skip
 MODEL: Json = {
@@ -280,9 +297,12 @@ MODEL: Json = {
         "trained_servers": 20, "parameters": 93_854, "quantiles": list(LEVELS), "context": 288,
         "horizon": 96, "step_seconds": 300,
         "metrics": [
-            {"name": m, "lower": 0.0, "upper": None if m == "load_average" else 100.0, "role": "target"}
-            for m in METRICS
-        ] + [{"name": "network_in_mbs", "lower": 0.0, "upper": None, "role": "observed"}],
+            {"name": name, "lower": 0.0, "upper": None if high is None else 100.0, "role": role}
+            for name, high, role in (
+                *((name, THRESHOLDS[name], "target") for name in METRICS),
+                ("network_in_mbs", None, "observed"),
+            )
+        ],
     },
     "previous": None,
     "measured": {"windows": 2048, "quantile_loss": {"cpu_percent": 0.126, "memory_percent": 0.037}},
@@ -291,7 +311,7 @@ MODEL: Json = {
         for m in METRICS
     },
     "drift": [],
-    "rules": {"ceilings": {"cpu_percent": 90, "memory_percent": 90}, "gate": 0.5, "pending_ticks": 2},
+    "rules": {"ceilings": {"cpu_percent": 90, "memory_percent": 90}, "gate": 0.5},
 }  # fmt: skip
 
 
@@ -313,7 +333,10 @@ def fake_service(world: World) -> Iterator[str]:
             if self.path.startswith(api):
                 given = self.headers.get("Authorization")
                 if world.token is not None and given != f"Bearer {world.token}":
-                    status, answer = 401, {"title": "Unauthorized", "status": 401, "detail": "a token"}
+                    status, answer = (
+                        401,
+                        {"title": "Unauthorized", "status": 401, "detail": "a token"},
+                    )
                 else:
                     status, answer = world.answer(self.path.removeprefix(api), body)
                 kind = "application/json" if status == 200 else "application/problem+json"

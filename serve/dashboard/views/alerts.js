@@ -41,7 +41,7 @@ export function alertTable(alerts, time, withServer) {
     h("tbody", {}, alerts.map((one) => h("tr", { "data-key": `${one.server} ${one.metric}`, "data-alert": one.state },
       cell("State", h("span", { class: `chip ${one.state}`, title: STATES[one.state] }, one.state)),
       withServer && cell("Server", h("a", { href: `#/servers/${encodeURIComponent(one.server)}` }, one.server)),
-      cell("Metric", `${labelOf(one.metric)} \u2265 ${limit(one.threshold, one.metric)}`),
+      cell("Metric", `${labelOf(one.metric)} \u2265\u202f${limit(one.threshold, one.metric)}`),
       cell("First reached", moment(seconds(one.first_breach), now)),
       cell("Time left", one.first_breach === null ? NONE : ahead(seconds(one.first_breach) - now).replace("in ", "")),
       cell("Likely", chance(one.probability)),
