@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from tft.files import write_atomically as write_atomically  # others know it from here
 from tft.forecaster import Forecaster, TrainingFacts
 from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
@@ -128,28 +129,6 @@ def _read_weights(
             f"{found.get(key)}, expected {expected.get(key)}"
         )
     return tensors
-
-
-def write_atomically(path: Path, blob: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, must outlive a power cut
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = os.fspath(path)  # a full disk names no file by itself
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
