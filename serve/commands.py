@@ -53,7 +53,7 @@ def serve_command(read_table: ReadTable) -> click.Command:
         """
         if sum((data is not None, url is not None, listen_only)) > 1:
             raise click.UsageError("give one of --data, --prometheus and --listen-only")
-        _check_extra()
+        check_extra()
         from serve.api import create_app
         from serve.run import listen, read_token, serve_until_stopped
 
@@ -110,7 +110,12 @@ def open_service(
     return Service(FleetState(schema, store, clock), store, shelf, checked, clock)
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
+    """Refuse to serve without what serving needs.
+
+    Raises:
+        ValueError: a package is missing; the message names the install command.
+    """
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401

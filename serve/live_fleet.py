@@ -51,8 +51,8 @@ class Scenario:
 SCENARIOS = {
     "healthy": Scenario("Usual life: daily rhythms, jobs, a small incident now and then."),
     "degrading": Scenario(
-        "Memory leaks, disks fill and load creeps up, over hours.",
-        leak=4.0, fill=2.5, overload=0.35, ramp_hours=5.0,
+        "Memory leaks and disks fill, over hours.",
+        leak=4.0, fill=4.0,
     ),
     "critical": Scenario(
         "Overload that grows within the hour, and a fast leak beside it.",

@@ -287,7 +287,7 @@ def explain(server: str) -> Json:
 MEASURED = {
     metric: {
         "precision": 0.71, "recall": 0.83, "median_lead_seconds": 9900.0,
-        "false_per_server_week": 0.4,
+        "false_per_server_week": 0.4, "alarm_at": 0.5, "threshold": 90.0, "breaches": 48,
     }
     for metric in METRICS[:3]
 }  # fmt: skip
@@ -305,13 +305,29 @@ MODEL: Json = {
         ],
     },
     "previous": None,
-    "measured": {"windows": 2048, "quantile_loss": {"cpu_percent": 0.126, "memory_percent": 0.037}},
+    "measured": {
+        "data": "training", "windows": 2048, "servers_known": 20, "servers_new": 0,
+        "first_origin": "2026-01-29T00:00:00Z", "last_origin": "2026-02-03T16:00:00Z",
+        "metrics": {
+            name: {
+                "wql": 0.126, "mae": 5.7, "coverage": 0.8, "observed": 194_980,
+                "naive_wql": {"last_value": 0.307, "window_quantiles": 0.228},
+            }
+            for name in (*METRICS, "mean")
+        },
+    },
     "live": {
         m: {"day": {"coverage": 0.79, "quantile_loss": 0.131, "forecasts": 480}, "week": None}
         for m in METRICS
     },
     "drift": [],
-    "rules": {"ceilings": {"cpu_percent": 90, "memory_percent": 90}, "gate": 0.5},
+    "rules": {
+        "gate": 0.5, "nearest_minutes": 30.0, "farthest_minutes": 480.0, "pending_ticks": 2,
+        "clear_ticks": 6, "clear_margin": 0.25, "server_ceilings": {}, "exclude": [],
+        "ceilings": {"cpu_percent": 90.0, "memory_percent": 90.0, "disk_percent": 90.0},
+        "profile_ceilings": {"database": {"memory_percent": 97.0}},
+        "sources": {"cpu_percent": "90, as the metric is a percentage"},
+    },
 }  # fmt: skip
 
 

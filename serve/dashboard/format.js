@@ -19,6 +19,12 @@ export function labelOf(metric) {
   return label.charAt(0).toUpperCase() + label.slice(1);
 }
 
+// An input of the network: a metric, alone or with what is told of it.
+export function variableOf(name) {
+  const [metric, ...rest] = name.split(" ");
+  return [labelOf(metric), ...rest].join(" ");
+}
+
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   const size = Math.abs(value);

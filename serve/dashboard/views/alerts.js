@@ -36,13 +36,13 @@ export function alertTable(alerts, time, withServer) {
   const now = seconds(time);
   return h("div", { class: "scroll" }, h("table", { class: "plain stack" },
     h("thead", {}, h("tr", {},
-      ["State", withServer && "Server", "Metric", "First reached", "Time left", "Likely", "Likely peak", "Since"]
+      ["State", withServer && "Server", "Metric", "At about", "Time left", "Likely", "Likely peak", "Since"]
         .filter(Boolean).map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, alerts.map((one) => h("tr", { "data-key": `${one.server} ${one.metric}`, "data-alert": one.state },
       cell("State", h("span", { class: `chip ${one.state}`, title: STATES[one.state] }, one.state)),
       withServer && cell("Server", h("a", { href: `#/servers/${encodeURIComponent(one.server)}` }, one.server)),
       cell("Metric", `${labelOf(one.metric)} \u2265\u202f${limit(one.threshold, one.metric)}`),
-      cell("First reached", moment(seconds(one.first_breach), now)),
+      cell("At about", moment(seconds(one.first_breach), now)),
       cell("Time left", one.first_breach === null ? NONE : ahead(seconds(one.first_breach) - now).replace("in ", "")),
       cell("Likely", chance(one.probability)),
       cell("Likely peak", quantity(one.peak, one.metric)),
@@ -55,14 +55,15 @@ function measuredTable(measured) {
   return [
     h("div", { class: "scroll" }, h("table", { class: "plain" },
       h("thead", {}, h("tr", {},
-        ["Metric", "Came true", "Breaches warned of", "Median time left", "False, per server and week"]
+        ["Metric", "Breaches", "Warned of", "Alarms that came true", "Median time left", "False, per server and week"]
           .map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, Object.entries(measured).map(([metric, one]) => h("tr", {},
         h("th", { scope: "row" }, labelOf(metric)),
-        h("td", {}, share(one.precision)),
+        h("td", {}, one.breaches.toLocaleString("en")),
         h("td", {}, share(one.recall)),
+        h("td", {}, share(one.precision)),
         h("td", {}, duration(one.median_lead_seconds)),
         h("td", {}, number(one.false_per_server_week))))))),
-    h("p", { class: "soft" }, "Measured when the model was evaluated, on time it was not trained on."),
+    h("p", { class: "soft" }, "Measured when the model was evaluated, on time it was not trained on, with an alarm wherever a breach was at least as likely as these alerts need."),
   ];
 }

@@ -2,7 +2,7 @@
 
 import { get } from "../api.js";
 import { h } from "../dom.js";
-import { dayAndClock, duration, labelOf, NONE, number, plural, seconds, share, unitOf } from "../format.js";
+import { dayAndClock, duration, labelOf, limit, NONE, plural, quantity, seconds, share, unitOf } from "../format.js";
 
 export const title = () => "Model";
 export const load = () => get("/model");
@@ -43,14 +43,14 @@ export function render(content) {
     h("section", { class: "card" },
       h("h2", {}, "What was measured before"),
       measured ? measuredOf(measured) : h("p", { class: "soft" }, "Nothing: its run has no evaluation. `python cli.py evaluate RUN` makes one.")),
-    h("section", { class: "card" }, h("h2", {}, "When alerts are raised"), tree(content.rules)),
+    h("section", { class: "card" }, h("h2", {}, "When alerts are raised"), rulesOf(content.rules)),
   ];
 }
 
 function liveTable(live) {
   const rows = Object.entries(live).filter(([, one]) => one.day || one.week);
   if (!rows.length) return h("p", {}, "Nothing to judge yet: the first forecasts must come of age.");
-  const cells = (one) => one ? [share(one.coverage), number(one.quantile_loss), one.forecasts.toLocaleString("en")] : [NONE, NONE, NONE];
+  const cells = (one) => one ? [share(one.coverage), fine(one.quantile_loss), one.forecasts.toLocaleString("en")] : [NONE, NONE, NONE];
   return table(
     ["Metric", "Inside, last day", "Loss", "Forecasts", "Inside, last week", "Loss", "Forecasts"],
     rows.map(([metric, one]) => [labelOf(metric), ...cells(one.day), ...cells(one.week)]),
@@ -58,19 +58,36 @@ function liveTable(live) {
 }
 
 function measuredOf(measured) {
-  return tree(measured);
+  const rows = Object.entries(measured.metrics).map(([metric, one]) => {
+    const naive = Math.min(...Object.values(one.naive_wql));
+    return [labelOf(metric), fine(one.wql), fine(naive), share(1 - one.wql / naive), share(one.coverage), quantity(one.mae, metric)];
+  });
+  const [first, last] = [measured.first_origin, measured.last_origin].map((time) => dayAndClock(seconds(time)));
+  return [
+    table(["Metric", "Loss", "Best naive forecast", "Below it", "Inside 80 %", "Mean error"], rows),
+    h("p", { class: "soft" }, `On ${plural(measured.windows, "window")} of ${plural(measured.servers_known, "known server")} and ${measured.servers_new} new, from ${first} to ${last} (${measured.data}).`),
+  ];
 }
 
-// Whatever a summary holds, by name.
-function tree(value) {
-  if (Array.isArray(value)) {
-    return value.length ? h("ul", { class: "tree" }, value.map((one) => h("li", {}, tree(one)))) : NONE;
-  }
-  if (value !== null && typeof value === "object") {
-    return facts(Object.entries(value).map(([name, one]) => [name.replaceAll("_", " "), tree(one)]));
-  }
-  return typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : String(value ?? NONE);
+function rulesOf(rules) {
+  const ceilings = [
+    ...Object.entries(rules.ceilings).map(([metric, value]) => [labelOf(metric), "all", limit(value, metric), rules.sources[metric] ?? ""]),
+    ...["profile_ceilings", "server_ceilings"].flatMap((kind) =>
+      Object.entries(rules[kind]).flatMap(([name, of]) =>
+        Object.entries(of).map(([metric, value]) => [labelOf(metric), name, limit(value, metric), "the rules"]))),
+  ];
+  return [
+    facts([
+      ["Looks", `${rules.nearest_minutes} min to ${duration(rules.farthest_minutes * 60)} ahead`],
+      ["Raised when", `the ${rules.gate} quantile of the peak reaches the ceiling in ${plural(rules.pending_ticks, "forecast")} running`],
+      ["Lifted when", `it was clearly below in ${plural(rules.clear_ticks, "forecast")} running`],
+      ["Never for", rules.exclude.length ? rules.exclude.map((one) => Object.values(one).filter(Boolean).join(" ")).join(", ") : "no exclusions"],
+    ]),
+    table(["Metric", "Of", "Ceiling", "From"], ceilings),
+  ];
 }
+
+const fine = (value) => (value === null || !Number.isFinite(value) ? NONE : value.toFixed(3));
 
 const facts = (rows) => h("dl", { class: "list" }, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 

@@ -5,6 +5,7 @@ import { fan, lags } from "../charts.js";
 import { h, svg } from "../dom.js";
 import {
   ahead, chance, clock, duration, labelOf, limit, moment, NONE, number, quantity, seconds, share, unitOf,
+  variableOf,
 } from "../format.js";
 import { alertTable } from "./alerts.js";
 
@@ -16,8 +17,16 @@ export const title = (name) => name;
 export async function load(name) {
   const path = encodeURIComponent(name);
   const content = await get(`/servers/${path}`);
-  const looked = content.server.status === "forecast" ? await get(`/explain/${path}`) : null;
-  return { ...content, looked };
+  return { ...content, looked: content.server.status === "forecast" ? await explanation(path) : null };
+}
+
+async function explanation(path) {
+  try {
+    return await get(`/explain/${path}`);
+  } catch (error) {
+    if (error.status === 409) return null; // its data have ended meanwhile
+    throw error;
+  }
 }
 
 export function render(content) {
@@ -78,7 +87,9 @@ function headline({ server, now }) {
   if (!coming.length) return "No threshold is expected to be reached";
   const [first] = coming;
   const at = seconds(first.first_breach);
-  return `${labelOf(first.metric)} is expected to reach ${limit(first.threshold, first.metric)} ${ahead(at - seconds(now))}, at ${moment(at, seconds(now))}`;
+  const left = at - seconds(now);
+  const when = left > 30 ? `at about ${moment(at, seconds(now))}, ${ahead(left)}` : "now";
+  return `${labelOf(first.metric)} is expected to reach ${limit(first.threshold, first.metric)} ${when}`;
 }
 
 const lastSeen = (server, metric) => server.history.values[metric]?.findLast((value) => value !== null) ?? null;
@@ -99,10 +110,10 @@ function card(metric, { server, now }) {
     h("h2", { title: metric }, labelOf(metric), h("span", { class: "soft" }, unitOf(metric))),
     h("dl", { class: "facts" },
       fact("now", quantity(values.at(-1), metric)),
-      forecast && fact("likely peak", quantity(peak("0.5"), metric)),
-      forecast && fact("1-in-10 peak", quantity(peak("0.9"), metric)),
+      forecast && fact("highest median", quantity(peak("0.5"), metric)),
+      forecast && fact("highest 0.9 quantile", quantity(peak("0.9"), metric)),
       breach && fact(`chance of ${limit(breach.threshold, metric)}`, chance(breach.probability), breach.probability >= 0.5),
-      breach?.first_breach && fact("first reached", `${moment(seconds(breach.first_breach), seconds(now))}`, true)),
+      breach?.first_breach && fact("at about", moment(seconds(breach.first_breach), seconds(now)), breach.probability >= 0.5)),
     h("p", { class: "under-pointer", "data-keep": true, "aria-hidden": "true" }),
     h("div", { class: "chart", role: "img", "aria-label": described(metric, values, forecast, breach), "data-keep": true, "data-fan": metric }),
     forecast && forecast.threshold === null && h("p", { class: "soft" }, "No threshold is set, so it is not watched."));
@@ -132,7 +143,7 @@ function bars(weights) {
   const largest = [...weights].sort((a, b) => b.weight - a.weight).slice(0, MOST);
   const top = Math.max(...largest.map((one) => one.weight), 1e-9);
   return h("ul", { class: "bars" }, largest.map((one) => h("li", { "data-key": one.variable },
-    h("span", { title: one.variable }, labelOf(one.variable)),
+    h("span", { title: one.variable }, variableOf(one.variable)),
     svg("svg", { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
       svg("rect", { width: (100 * one.weight) / top, height: 8, rx: 1 })),
     h("span", { class: "number" }, share(one.weight)))));
