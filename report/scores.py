@@ -224,6 +224,16 @@ class ScoreSums:
         for name, values in other._sums.items():
             self._sums[name] += values
 
+    def to_array(self) -> FloatArray:
+        """Return every sum, [sums, H, M] float64, for `add_array`."""
+        return np.stack([self._sums[name] for name in _SUMS])
+
+    def add_array(self, sums: FloatArray, windows: int) -> None:
+        """Add what `to_array` returned of sums of the same metrics and horizon."""
+        self.windows += windows
+        for name, values in zip(_SUMS, sums, strict=True):
+            self._sums[name] += values
+
     def rows(self, bucket: Bucket | None = None) -> tuple[Scores, ...]:
         """Return one row per metric, then the mean over the metrics that have the score.
 

@@ -3,6 +3,7 @@
 H horizon steps, M target metrics, Q quantiles.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from report.scores import SCORED_QUANTILES
 from serve.alerts import Alert
 from serve.insight import Insight
 from serve.outlook import ModelIdentity, Outlook
+from serve.rendering import numbers, plain
 from serve.scenario import WhatIf
 from serve.times import utc
 from tft.schema import FeatureSchema
@@ -30,19 +32,17 @@ RESPONSE = (
 )
 
 
-def history(fleet: Fleet) -> dict[str, Any]:
-    """Return the last 24 hours of a fleet of one server, or of none."""
+def history(fleet: Fleet) -> bytes:
+    """Return the last 24 hours of a fleet of one server, or of none, as JSON."""
     step = fleet.step_seconds
     values = fleet.values[-(DAY_SECONDS // step) :]
     first = int(fleet.first_tick[0] + fleet.lengths[0]) - len(values) if len(values) else None
-    return {
-        "first_tick": None if first is None else utc(first * step),
-        "step_seconds": step,
-        "values": {
-            metric: [None if each != each else _short(each) for each in column]
-            for metric, column in zip(fleet.metrics, values.T.tolist(), strict=True)
-        },
-    }
+    head = {"first_tick": None if first is None else utc(first * step), "step_seconds": step}
+    series = ",".join(
+        f"{json.dumps(metric)}:{numbers(column)}"
+        for metric, column in zip(fleet.metrics, values.T.tolist(), strict=True)
+    )
+    return plain(head)[:-1] + f',"values":{{{series}}}}}'.encode()
 
 
 def alert_told(alert: Alert) -> dict[str, Any]:

@@ -30,6 +30,7 @@ WRONG = {  # what any operation may answer beside what it is for
     403: "Sent by a page of another site",
     404: "There is nothing of this name",
     408: "The body did not come in time",
+    409: "There is no forecast, or no model, to do this with",
     413: "The body is too long",
     415: "The body is not JSON",
     421: "The Host header names another service",

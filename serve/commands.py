@@ -59,14 +59,15 @@ def serve_command(read_table: ReadTable) -> click.Command:
 
         logging.basicConfig(format="%(levelname)s: %(message)s")
         token = read_token(token_env, host)
-        listening = listen(host, port)
-        service = open_service(run, state or run / STATE, rules, models, device)
-        if data is not None:
-            _fill(service, read_table(run, data))
-        if url is not None:
-            _poll(service, url, queries, prometheus_token_env)
-        app = create_app(service, asks_token=token is not None)
-        serve_until_stopped(app, listening, host, allow_host, token, say=_say)
+        with listen(host, port) as listening:
+            service = open_service(run, state or run / STATE, rules, models, device)
+            if data is not None:
+                _fill(service, read_table(run, data))
+            if url is not None:
+                _poll(service, url, queries, prometheus_token_env)
+            app = create_app(service, asks_token=token is not None)
+            _leave_a_core()
+            serve_until_stopped(app, listening, host, allow_host, token, say=_say)
 
     return serve
 
@@ -123,6 +124,13 @@ def check_extra() -> None:
         raise ValueError(
             f"serving needs {error.name}, which is not installed: pip install 'fleet-tft[serve]'"
         ) from error
+
+
+def _leave_a_core() -> None:
+    """Forecast with one thread less than there are cores: the loop that answers needs one too."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def _fill(service: "Service", fleet: "Fleet") -> None:

@@ -3,6 +3,8 @@
 The text format 0.0.4. `fleet_text` is long and changes with the outlook only: make it once for
 each. `service_text` is short, and of this moment. Together they are the answer of GET /metrics.
 
+A level is a quantile's: 0.1, 0.5 or 0.9. Prometheus keeps the label `quantile` for summaries.
+
 What is not known has no sample: a forecast from stale data is not repeated as if it were of now,
 and there are no seconds to a breach that is not forecast.
 
@@ -24,7 +26,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "fleet_tft_"
 ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 HELP = {
-    "forecast_peak": "Highest value of a quantile over the whole horizon, in the metric's unit.",
+    "forecast_peak": "Highest value of the quantile of this level, over the whole horizon.",
     "breach_probability": "Probability of reaching the ceiling in the time warned of.",
     "breach_seconds": "Seconds from the last tick to a breach of the alarm probability or more.",
     "last_tick_timestamp_seconds": "Time of the last tick that a server is forecast from.",
@@ -64,7 +66,7 @@ def fleet_text(outlook: Outlook, rules: AlertRules, alerts: Sequence[Alert]) -> 
         for metric in outlook.metrics
     ]
     peak = (
-        (f'{labels},quantile="{level:g}"', value)
+        (f'{labels},level="{level:g}"', value)
         for number, level in enumerate(SCORED_QUANTILES)
         for labels, value in _chosen(current, names, peaks[..., number])
     )

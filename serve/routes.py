@@ -86,7 +86,7 @@ async def fleet(service: Served) -> Response:
 @api.get("/forecasts", response_model=schemas.ForecastsAnswer)
 async def forecasts(
     service: Served,
-    server: Annotated[list[schemas.Name] | None, Query(max_length=1000)] = None,
+    server: Annotated[list[schemas.Name] | None, Query(max_length=100)] = None,
     metric: Annotated[list[str] | None, Query(max_length=100)] = None,
     quantile: Annotated[list[schemas.Level] | None, Query(max_length=100)] = None,
     horizon_minutes: Annotated[float | None, Query(gt=0, le=1e6)] = None,
@@ -144,8 +144,8 @@ async def server(name: ServerName, service: Served) -> Response:
         forecast = rendering.forecast(row, now, levels=range(len(rendering.outlook.levels)))
         breaches = rendering.breaches(row)
     alerts = [alert_told(alert) for alert in shown.alerts if alert.server == name]
-    rest = {"history": history, "breaches": breaches, "alerts": alerts}
-    entry = b'"server":{' + forecast + b"," + plain(rest)[1:]
+    rest = plain({"breaches": breaches, "alerts": alerts})[1:]
+    entry = b'"server":{' + forecast + b',"history":' + history + b"," + rest
     return _json(answer(_head(service, rendering), entry))
 
 
@@ -286,7 +286,7 @@ def _places(asked: Sequence[str], known: Sequence[str], what: str) -> list[int]:
     for name in asked:
         if name not in known:
             told = ascii(name[:80])
-            raise ProblemError(422, f"{what} {told} is not forecast; expected {', '.join(known)}")
+            raise ProblemError(404, f"{what} {told} is not forecast; expected {', '.join(known)}")
     return [known.index(name) for name in dict.fromkeys(asked)]
 
 

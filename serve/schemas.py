@@ -322,7 +322,9 @@ class ScenarioRequest(Strict):
 
     servers: list[Name] = Field(min_length=1, max_length=100)
     metrics: dict[str, Shift] = Field(min_length=1)
-    hours: float = Field(gt=0.0, le=24.0, description="The most recent ones are changed")
+    hours: float = Field(
+        gt=0.0, le=24.0, description="The most recent are changed, rounded up to ticks"
+    )
 
 
 class MetricScenario(Strict):

@@ -3,6 +3,7 @@
 Nothing here knows of HTTP but for the problems it raises.
 """
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from serve.engine import Ticker
 from serve.exposition import fleet_text, service_text
 from serve.feed import read_feed
 from serve.insight import NoForecastError, explain_server
+from serve.live_scores import LiveScores
 from serve.models import LoadedModel, ModelShelf
 from serve.observations import Observation, Receipt
 from serve.outlook import ModelIdentity, Outlook
@@ -96,12 +98,13 @@ class Service:
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._about: dict[ModelIdentity, About] = {}
-        self._about_of(shelf.current)
         self.shown = Shown(Rendering(no_outlook(self.schema, self.identity), rules), (), "")
+        told = self._about_of(shelf.current)
+        self._scores = LiveScores(store, state, told.losses)
         self._waiting: Mapping[str, Waiting] = {}  # who has reported since an outlook
         self._look_who_waits()
         self._poller: Poller | None = None
-        self._ticker = Ticker(state, shelf, rules.thresholds, clock, [self._show])
+        self._ticker = Ticker(state, shelf, rules.thresholds, clock, [self._show, self._score])
 
     @property
     def identity(self) -> ModelIdentity:
@@ -207,8 +210,8 @@ class Service:
         found = self._waiting.items()
         return {name: each for name, each in found if name not in rendering.rows}
 
-    def history(self, name: str) -> dict[str, Any]:
-        """Return a server's last 24 hours as received."""
+    def history(self, name: str) -> bytes:
+        """Return a server's last 24 hours as received, as JSON."""
         return history(self.state.fleet([name]))
 
     def measured_alerts(self) -> dict[str, Any] | None:
@@ -236,10 +239,16 @@ class Service:
         Raises:
             ProblemError: the request names an unknown metric, or makes values there cannot be.
         """
+        unknown = [name for name in asked.metrics if name not in self.schema.metric_names]
+        if unknown:
+            known = ", ".join(self.schema.metric_names)
+            raise ProblemError(404, f"no metric {unknown[0][:80]!a}; the model sees {known}")
         model, fleet = self.shelf.current, self.state.fleet(asked.servers)
+        ticks = math.ceil(asked.hours * 3600 / self.schema.step_seconds)
+        hours = ticks * self.schema.step_seconds / 3600
         changes = {name: Change(each.scale, each.shift) for name, each in asked.metrics.items()}
         try:
-            found = what_if(model.forecaster, fleet, changes, asked.hours, self.clock())
+            found = what_if(model.forecaster, fleet, changes, hours, self.clock())
         except ValueError as error:
             raise ProblemError(422, str(error)) from error
         return model.identity, scenario_told(found, self.schema)
@@ -252,8 +261,8 @@ class Service:
             "current": told.facts,
             "previous": None if previous is None else self._about_of(previous).facts,
             "measured": told.evaluation,
-            "live": {},
-            "drift": [],
+            "live": self._scores.summary.to_dict(self.schema.target_names),
+            "drift": list(self._scores.summary.drift),
             "rules": self.rules.to_dict(),
         }
 
@@ -266,12 +275,12 @@ class Service:
         try:
             model = self.shelf.reload(name)
         except ValueError as error:
-            raise ProblemError(422, str(error)) from error
+            raise ProblemError(409, str(error)) from error
         try:
             self._about_of(model)
         except ValueError as error:
             self.shelf.rollback()
-            raise ProblemError(422, str(error)) from error
+            raise ProblemError(409, str(error)) from error
         self._ticker.remake()
         return self.model()
 
@@ -294,7 +303,8 @@ class Service:
         outlook = shown.rendering.outlook if shown.rendering.outlook.made_at else None
         with self._counting:
             counters = {n: (text, float(self._counts[n])) for n, text in COUNTERS.items()}
-        return shown.text + service_text(self.clock(), outlook, self.identity, {}, counters)
+        live = self._scores.summary.to_dict(self.schema.target_names)
+        return shown.text + service_text(self.clock(), outlook, self.identity, live, counters)
 
     def _show(self, outlook: Outlook) -> None:
         """Take in a new outlook, in the ticker's thread."""
@@ -304,6 +314,11 @@ class Service:
         self.shown = Shown(rendering, alerts, fleet_text(outlook, self.rules, alerts))
         self._look_who_waits()
         self._count(outlooks=1)
+
+    def _score(self, outlook: Outlook) -> None:
+        """Put forecasts by, and score those whose time has come; in the ticker's thread."""
+        self._scores.evaluated = self._about_of(self.shelf.current).losses
+        self._scores.update(outlook)
 
     def _look_who_waits(self) -> None:
         rows, roster = self.shown.rendering.rows, self.state.roster()

@@ -25,9 +25,9 @@ FILE = "state.sqlite"
 APPLICATION, VERSION = 0x466C5446, 1  # "FlTF" marks a file as ours
 PAGE_BYTES = 8192
 _TABLES = (
-    "CREATE TABLE documents (name TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE servers (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
-    " described TEXT NOT NULL)",
+    "CREATE TABLE documents (name TEXT PRIMARY KEY, json TEXT NOT NULL)",
+    "CREATE TABLE servers (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL,"
+    " name TEXT NOT NULL UNIQUE, described TEXT NOT NULL)",
     # With a row id: without, SQLite would cut every blob of over a quarter page in two.
     "CREATE TABLE ticks (tick INTEGER NOT NULL, block INTEGER NOT NULL,"
     " checksum INTEGER NOT NULL, rows BLOB NOT NULL, UNIQUE (tick, block))",
@@ -78,6 +78,7 @@ class Store:
             OSError: it cannot be read or written now, because the disk is full for instance.
         """
         with self._lock, self._told(), self._db:
+            assert not self._db.in_transaction, "a transaction within a transaction"
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
 
@@ -95,8 +96,8 @@ class Store:
     def servers(self) -> list[Server]:
         """Return every server."""
         with self.transaction() as db:
-            found = db.execute("SELECT number, name, described FROM servers").fetchall()
-        return [_server(*each) for each in found]
+            found = db.execute("SELECT number, checksum, name, described FROM servers").fetchall()
+        return [self._server(*each) for each in found]
 
     def newest_tick(self) -> int | None:
         """Return the newest tick there are rows of."""
@@ -110,7 +111,7 @@ class Store:
             found, size = [], 0
             select = "SELECT tick, block, checksum, rows FROM ticks WHERE tick >= ?"
             for each in db.execute(select, (tick,)):
-                found.append(self._checked(*each))
+                found.append(self._block(*each))
                 size += len(found[-1])
                 if size >= at_least * self._type.itemsize:
                     yield np.frombuffer(b"".join(found), self._type)
@@ -123,7 +124,7 @@ class Store:
         select = "SELECT tick, block, checksum, rows FROM ticks WHERE tick = ? AND block = ?"
         with self.transaction() as db:
             for pair in blocks:
-                found += [self._checked(*each) for each in db.execute(select, pair)]
+                found += [self._block(*each) for each in db.execute(select, pair)]
         return np.frombuffer(b"".join(found), self._type)
 
     def write(
@@ -143,7 +144,9 @@ class Store:
         """
         with self.transaction() as db:
             db.executemany("DELETE FROM servers WHERE number = ?", ((each,) for each in gone))
-            db.executemany("INSERT OR REPLACE INTO servers VALUES (?, ?, ?)", map(_plain, servers))
+            db.executemany(
+                "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?)", map(_plain, servers)
+            )
             if oldest is not None:
                 db.execute("DELETE FROM ticks WHERE tick < ?", (oldest,))
             for tick, number, rows in blocks:
@@ -156,6 +159,7 @@ class Store:
 
     def _open(self, schema: FeatureSchema) -> None:
         with self._lock, self._told():
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # a process's death ends it
             # Before anything is changed: the file may be another program's.
             marks = [self._pragma("application_id"), self._pragma("user_version")]
             empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -168,10 +172,8 @@ class Store:
                     f"{self.path} is of version {marks[1]}, this program reads {VERSION}; use the "
                     "version of the program that wrote it, or name another state directory"
                 )
+            self._refuse_damaged()
             self._db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            self._db.execute(
-                "PRAGMA locking_mode = EXCLUSIVE"
-            )  # ends with the process, even killed
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # a commit waits for the disk
         columns = _columns(schema)
@@ -184,9 +186,14 @@ class Store:
                 _put_document(db, _COLUMNS, columns)
         self._refuse_other_columns(self.document(_COLUMNS), columns)
 
+    def _refuse_damaged(self) -> None:
+        problems = self._db.execute("PRAGMA quick_check(1)").fetchall()
+        if problems != [("ok",)]:
+            raise ValueError(f"{self.path} is damaged: {problems[0][0]}; {_REMEDY}")
+
     def _refuse_other_columns(self, held: dict[str, Any], wanted: dict[str, Any]) -> None:
         remedy = "name another state directory, or serve a model of these columns"
-        for role in ("metrics", "static"):
+        for role in ("metrics", "targets", "static"):
             for name in held[role]:
                 if name not in wanted[role]:
                     raise ValueError(
@@ -204,14 +211,22 @@ class Store:
                 f"{wanted['step_seconds']} s; {remedy}"
             )
 
-    def _checked(self, tick: int, block: int, checksum: int, blob: bytes) -> bytes:
-        # SQLite keeps no checksum of its pages.
-        if not isinstance(blob, bytes) or crc32(blob) != checksum:
-            raise ValueError(
-                f"{self.path} is damaged: tick {tick}, block {block} has not its checksum; "
-                f"{_REMEDY}"
-            )
-        return blob
+    def _block(self, tick: int, block: int, checksum: int, rows: bytes) -> bytes:
+        if not isinstance(rows, bytes) or crc32(rows) != checksum:
+            raise self._damaged(f"the rows of tick {tick}, block {block}")
+        return rows
+
+    def _server(self, number: int, checksum: int, name: str, described: str) -> Server:
+        if _server_checksum(number, name, described) != checksum:
+            raise self._damaged(f"server {number}")
+        plain = json.loads(described)
+        profile = None if plain["profile"] is None else Given(*plain["profile"])
+        static = {column: Given(*given) for column, given in plain["static"].items()}
+        return Server(number, name, profile, static)
+
+    def _damaged(self, what: str) -> ValueError:
+        # SQLite keeps no checksum of its pages, so the rows have their own.
+        return ValueError(f"{self.path} is damaged: wrong checksum of {what}; {_REMEDY}")
 
     def _pragma(self, name: str) -> int:
         value: int = self._db.execute(f"PRAGMA {name}").fetchone()[0]
@@ -222,16 +237,17 @@ class Store:
         """Turn SQLite's errors into ours."""
         try:
             yield
-        except sqlite3.ProgrammingError:
+        except sqlite3.ProgrammingError:  # a mistake in this program
             raise
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if code == sqlite3.SQLITE_BUSY:
                 raise ValueError(
                     f"{self.path} is in use by another process; end it, or name another state "
                     "directory"
                 ) from error
-            raise OSError(f"{self.path}: {error}; nothing was written") from error
-        except sqlite3.Error as error:
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise OSError(f"{self.path}: {error}; nothing was written") from error
             raise ValueError(f"{self.path} is damaged: {error}; {_REMEDY}") from error
 
 
@@ -241,6 +257,7 @@ _REMEDY = "restore it, or move it away to begin with an empty state"
 def _columns(schema: FeatureSchema) -> dict[str, Any]:
     return {
         "metrics": list(schema.metric_names),
+        "targets": list(schema.target_names),
         "static": list(schema.static_reals),
         "step_seconds": schema.step_seconds,
     }
@@ -251,12 +268,12 @@ def _put_document(db: sqlite3.Connection, name: str, plain: Any) -> None:
     db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (name, text))
 
 
-def _plain(server: Server) -> tuple[int, str, str]:
-    described = {"profile": server.profile, "static": server.static}
-    return server.number, server.name, json.dumps(described, allow_nan=False)
+def _plain(server: Server) -> tuple[int, int, str, str]:
+    plain = {"profile": server.profile, "static": server.static}
+    described = json.dumps(plain, allow_nan=False)
+    checksum = _server_checksum(server.number, server.name, described)
+    return server.number, checksum, server.name, described
 
 
-def _server(number: int, name: str, described: str) -> Server:
-    plain = json.loads(described)
-    profile = None if plain["profile"] is None else Given(*plain["profile"])
-    return Server(number, name, profile, {key: Given(*v) for key, v in plain["static"].items()})
+def _server_checksum(number: int, name: str, described: str) -> int:
+    return crc32(f"{number} {name} {described}".encode())

@@ -1,0 +1,572 @@
+"""The rolling state: what is taken in, what it becomes, what is kept and what is refused."""
+
+import math
+import random
+import re
+import sqlite3
+import threading
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.reading.roles import TableSpec
+from data.reading.table import read_fleet
+from serve.observations import Observation
+from serve.rows import MOST_A_TICK
+from serve.state import FleetState
+from serve.store import FILE, Store
+from tests.builders import small_fleet
+from tests.feeds import (
+    KEPT,
+    NOW,
+    SMALL,
+    START,
+    STEP,
+    again,
+    close,
+    cpu_of,
+    row,
+    state,
+    ticks_of,
+)
+from tests.tables import same
+
+NAN = math.nan
+
+
+def equal(one: list[float], other: list[float]) -> bool:
+    return bool(np.array_equal(one, other, equal_nan=True))
+
+
+def reasons(fleet_state: FleetState, *rows: Observation) -> list[str]:
+    """Return why rows were rejected, of which every one must be."""
+    receipt = fleet_state.accept(rows)
+    assert [each.index for each in receipt.rejected] == list(range(len(rows)))
+    return [each.reason for each in receipt.rejected]
+
+
+def dirty_rows(draw: random.Random) -> list[Observation]:
+    """Return rows off the grid, unordered, several of a tick, of values in and out of bounds."""
+    values = [None, -3.0, 0.25, 7.5, 99.5, 240.0, math.inf, math.nan]
+    rows = []
+    for _ in range(300):
+        cells = {name: draw.choice(values) for name in SMALL.metric_names if draw.random() < 0.9}
+        tick, server = START + draw.randrange(KEPT), draw.choice("abc")
+        seconds = draw.choice([-20, 0, 0.5, 1800])
+        profile = {"a": "web_api", "b": "database"}.get(server)
+        rows.append(row(server, tick, seconds, values=cells, profile=profile, cores=ord(server)))
+    return rows
+
+
+def test_rows_fed_are_the_rows_of_a_table(tmp_path: Path) -> None:
+    """One rule for both: what a model is trained on is what it forecasts from."""
+    rows = dirty_rows(random.Random(1))
+    frame = pd.DataFrame(
+        {
+            "timestamp": [each.timestamp_ms for each in rows],
+            "server_name": [each.server for each in rows],
+            "profile": [each.profile for each in rows],
+            "cores": [each.static["cores"] for each in rows],
+            **{
+                name: np.array([each.values.get(name) for each in rows], float)
+                for name in SMALL.metric_names
+            },
+        }
+    )
+    frame.to_parquet(tmp_path / "table.parquet")
+    table = read_fleet(tmp_path / "table.parquet", TableSpec(), SMALL).fleet
+    fed = state(tmp_path)
+    for start in range(0, 300, 70):
+        receipt = fed.accept(rows[start : start + 70])
+        assert (receipt.rejected, receipt.accepted + receipt.duplicates) == (
+            (),
+            len(rows[start : start + 70]),
+        )
+    found = fed.fleet()
+    for name in ("servers", "profiles", "metrics", "static_names", "step_seconds"):
+        assert getattr(found, name) == getattr(table, name)
+    np.testing.assert_array_equal(found.static, table.static)
+    for server in range(3):  # a table may begin with a row in which all is missing
+        length = found.lengths[server]
+        assert found.first_tick[server] + length == (table.first_tick + table.lengths)[server]
+        np.testing.assert_allclose(found.series(server), table.series(server)[-length:], rtol=1e-6)
+        assert np.isnan(table.series(server)[:-length]).all()
+    assert fed.sieve.cleaner.clipped["cpu_percent"] > 0 < fed.sieve.cleaner.infinite
+
+
+ROWS = st.builds(
+    row,
+    server=st.sampled_from("ab "),
+    tick=st.integers(START, START + KEPT + 3),
+    seconds=st.sampled_from([-20, 0, 7, 1799.5]),
+    values=st.dictionaries(
+        st.sampled_from(SMALL.metric_names),
+        st.sampled_from([None, -1.0, 0.1, 0.2, 0.7, 33.3, 1e30, math.inf]),
+    ),
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(ROWS, min_size=1, max_size=25), st.randoms(use_true_random=False))
+def test_neither_order_nor_repetition_leaves_a_trace(rows: list[Observation], draw) -> None:
+    """Sorted and once each, or shuffled, repeated, in batches, with a restart: bit for bit."""
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
+        tidy = state(Path(one))
+        unique = [each for index, each in enumerate(rows) if each not in rows[:index]]
+        tidy.accept(sorted(unique, key=lambda each: (each.timestamp_ms, each.server)))
+        fed = state(Path(other))
+        shuffled = draw.sample(rows + draw.choices(rows, k=10), len(rows) + 10)
+        while shuffled:
+            size = draw.randrange(1, 9)
+            fed.accept(shuffled[:size])
+            shuffled = shuffled[size:]
+            if draw.random() < 0.1:
+                fed = again(fed, Path(other))
+        same(tidy.fleet(), fed.fleet())
+        fed = again(fed, Path(other))
+        same(tidy.fleet(), fed.fleet())
+        close(tidy, fed)
+
+
+def test_a_row_sent_again_changes_nothing(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    rows = [row("a"), row("b"), row("a", START + 1)]
+    assert fed.accept(rows).accepted == 3
+    before = fed.roster()
+    receipt = fed.accept([*rows, rows[0]])
+    assert (receipt.accepted, receipt.duplicates, receipt.late, receipt.rejected) == (0, 4, 0, ())
+    assert (fed.roster().revision == before.revision).all()
+    close(fed)
+
+
+def test_rows_of_one_tick_become_their_mean_and_a_retry_does_not_weigh_twice(
+    tmp_path: Path,
+) -> None:
+    fed = state(tmp_path)
+    fed.accept([row(cpu=10, seconds=5)])
+    fed.accept([row(cpu=40, seconds=60)])
+    fed.accept([row(cpu=10, seconds=5), row(cpu=None, seconds=90)])
+    assert cpu_of(fed) == [25]
+    assert cpu_of(again(fed, tmp_path)) == [25]
+
+
+def test_gaps_stay_gaps_until_a_late_row_fills_them(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    fed.accept([row(tick=START), row(tick=START + 3)])
+    assert equal(cpu_of(fed), [1, NAN, NAN, 1])
+    before = fed.roster().revision[0]
+    receipt = fed.accept([row(tick=START + 2, cpu=5), row(tick=START + 4)])
+    assert (receipt.accepted, receipt.late) == (2, 1)
+    assert equal(cpu_of(fed), [1, NAN, 5, 1, 1])
+    assert fed.roster().revision[0] > before, "its forecast must be made again"
+    assert equal(cpu_of(again(fed, tmp_path)), [1, NAN, 5, 1, 1])
+
+
+def test_a_row_without_values_is_the_last_one_but_no_history(tmp_path: Path) -> None:
+    """The next forecast begins after it; a series does not begin with it."""
+    fed = state(tmp_path)
+    fed.accept([row(tick=START, cpu=None, values={}), row(tick=START + 1)])
+    fed.accept([row(tick=START + 3, values={}), row("b", values={})])
+    assert ticks_of(fed, "ab") == [(START + 1, START + 3), (START, START)]
+    assert fed.roster().lengths.tolist() == [3, 1]
+    close(fed)
+
+
+@pytest.mark.parametrize("early_ms", [30_000, 30_001])
+def test_a_clock_up_to_half_a_minute_early_belongs_to_the_next_tick(
+    tmp_path: Path, early_ms: int
+) -> None:
+    fed = state(tmp_path)
+    fed.accept([row(tick=START, seconds=-early_ms / 1000)])
+    assert fed.newest_tick == START - (early_ms > 30_000)
+    close(fed)
+
+
+def test_old_ticks_leave_memory_and_disk(tmp_path: Path) -> None:
+    """Three times as many ticks as are kept cost no more than once."""
+    fed = state(tmp_path)
+    sizes = []
+    for tick in range(START, START + 3 * KEPT):
+        fed.accept([row(server, tick, cpu=tick - START) for server in "abc"])
+        sizes.append((fed.memory_bytes, (tmp_path / FILE).stat().st_size))
+    assert cpu_of(fed) == [float(cpu) for cpu in np.clip(range(2 * KEPT, 3 * KEPT), 0, 100)]
+    assert max(sizes[KEPT:]) == max(sizes[2 * KEPT :])
+    with fed._store.transaction() as db:
+        first, number = db.execute("SELECT min(tick), count(*) FROM ticks").fetchone()
+    assert (first, number) == (START + 2 * KEPT, KEPT)
+    close(fed)
+
+
+def test_a_server_that_vanished_is_forgotten_and_its_place_used_again(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    for generation in range(6):
+        tick = START + generation * KEPT
+        rows = [row(f"{generation}-{i}", tick, profile="web_api") for i in range(100)]
+        fed.accept([*rows, row("stays", tick)])
+    assert len(fed.roster().servers) == 101
+    assert fed.memory_bytes < 2 * 128 * KEPT * 3 * 4 + 10_000, "two blocks of servers at most"
+    fed = again(fed, tmp_path)
+    assert fed.roster().servers == (*sorted(f"5-{i}" for i in range(100)), "stays")
+    fed.accept([row("0-0", START + 5 * KEPT)])
+    assert fed.fleet(["0-0"]).profiles == (None,), "who comes back is new"
+    close(fed)
+
+
+def test_what_begins_with_a_gap_once_older_ticks_have_left(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    fed.accept([row(tick=START), row(tick=START + 9), row("b", START + KEPT - 1)])
+    fed.accept([row("b", START + KEPT)])
+    assert ticks_of(fed, "a") == [(START + 9, START + 9)]
+    close(fed)
+
+
+def test_rows_of_the_future_are_rejected_beyond_one_step(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    fed.clock = lambda: START * STEP + 100.0
+    assert fed.accept([row(tick=START + 1, seconds=100)]).accepted == 1
+    (reason,) = reasons(fed, row(tick=START + 1, seconds=101))
+    assert "over one step of 3600 s ahead of the service's clock" in reason
+    assert "2024-10-04T01:01:41Z" in reason and "2024-10-04T00:01:40Z" in reason
+    assert fed.newest_tick == START + 1
+    close(fed)
+
+
+def test_rows_older_than_what_is_kept_are_rejected(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    receipt = fed.accept([row(tick=START), row(tick=START + KEPT), row(tick=START + 1)])
+    assert [(each.index, each.reason) for each in receipt.rejected] == [
+        (0, "older than the 2 days kept")
+    ]
+    assert receipt.accepted == 2
+    assert reasons(fed, row("new", tick=START)) == ["older than the 2 days kept"]
+    assert fed.roster().servers == ("a",)
+    close(fed)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (
+            row(values={"cpu": 1.0}),
+            "unknown metric 'cpu'; there are cpu_percent, load_av",
+        ),
+        (row(ram=1.0), "unknown static column 'ram'; there are cores"),
+        (row(cpu="45%"), "cpu_percent is '45%'; expected a number, or null"),
+        (row(cpu=True), "cpu_percent is 'True'; expected a number, or null"),
+        (row(cores="four"), "cores is 'four'; expected a number, or null"),
+        (row("  "), "server_name is empty; expected a server name"),
+        (Observation("a", 0, None, {}), "timestamp 0 ms: expected an ISO-8601 time"),
+        (Observation("a", 1 << 62, None, {}), "expected an ISO-8601 time"),
+        (row(values={"x" * 1000: 1.0}), f"unknown metric '{'x' * 60}';"),
+    ],
+)
+def test_a_bad_row_is_rejected_alone(tmp_path: Path, bad: Observation, reason: str) -> None:
+    fed = state(tmp_path)
+    receipt = fed.accept([row(), bad, row(tick=START + 1)])
+    assert receipt.accepted == 2
+    assert [each.index for each in receipt.rejected] == [1]
+    assert re.search(reason, receipt.rejected[0].reason)
+    close(fed)
+
+
+def test_numbers_of_any_kind_and_size(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    numbers = [3, np.float32(3), 3.0, 10**400, -(10**400), 1e300, -0.0]
+    fed.accept([row(tick=START + i, cpu=number) for i, number in enumerate(numbers)])
+    assert equal(cpu_of(fed), [3, 3, 3, NAN, NAN, NAN, 0])
+    close(fed)
+
+
+def test_one_server_cannot_fill_the_disk_nor_many_the_memory(tmp_path: Path) -> None:
+    fed = state(tmp_path, most_servers=2)
+    fed.accept([row(seconds=i, cpu=i) for i in range(MOST_A_TICK)])
+    crowded = f"over {MOST_A_TICK} different rows of its server in one tick"
+    assert reasons(fed, row(seconds=99)) == [crowded]
+    assert cpu_of(fed) == [(MOST_A_TICK - 1) / 2]
+    receipt = fed.accept([row("b"), row("c"), row("b", START + 1), row("a", START + 1)])
+    assert [(each.index, each.reason) for each in receipt.rejected] == [
+        (1, "the state is full with 2 servers")
+    ]
+    assert fed.roster().servers == ("a", "b")
+    close(fed)
+
+
+def test_the_newest_row_says_what_a_server_is(tmp_path: Path) -> None:
+    """In whatever order it comes; what a later row does not mention stays."""
+    told = [
+        row(tick=START + 2, profile=" web_api ", cores=8),
+        row(tick=START + 1, profile="database", cores=4),
+        row(tick=START + 2, cpu=2, profile="zzz", cores=9),
+        row(tick=START + 3, cores=math.nan),
+        row(tick=START + 4, profile=" ", cores=None),
+    ]
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        fed = state(folder)
+        for each in random.Random(seed).sample(told, len(told)):
+            fed.accept([each])
+        for each in (fed, again(fed, folder)):
+            fleet = each.fleet()
+            assert (fleet.profiles, fleet.static.tolist()) == (("web_api",), [[8]])
+            assert each.roster().profiles == ("web_api",)
+
+
+def test_nothing_fed_is_an_empty_fleet(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    assert fed.accept([]).accepted == 0
+    fleet = fed.fleet()
+    assert (fleet.servers, fleet.values.shape, fleet.static.shape) == ((), (0, 3), (0, 1))
+    assert (fed.newest_tick, fed.roster().servers) == (None, ())
+    assert fed.fleet(["nobody"]).servers == ()
+    close(fed)
+
+
+def test_a_chunk_is_those_asked_for_sorted(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    fed.accept([row(server, cpu=ord(server)) for server in "dbca"])
+    fleet = fed.fleet(["d", "nobody", "a", "d"])
+    assert (fleet.servers, fleet.values[:, 0].tolist()) == (("a", "d"), [97, 100])
+    fleet.values[:] = 0
+    assert cpu_of(fed, "a") == [97], "the fleet is a copy"
+    close(fed)
+
+
+def test_a_table_seeds_the_state(tmp_path: Path) -> None:
+    """Ticks fed before keep what they hold; seeding again changes nothing."""
+    fleet = small_fleet((60, 30, 2), schema=SMALL)
+    fleet.values[70:73] = np.nan  # a gap, of server1
+    fleet = replace(fleet, first_tick=START + np.array([0, 25, 58]))
+    fed = state(tmp_path)
+    fed.accept([row("server1", START + 30, cpu=99, profile="other"), row("x", START + 50)])
+    taken = fed.seed(fleet)
+    assert taken == KEPT + 30 - 3 - 1 + 2
+    expected = fleet.series(1).copy()
+    expected[5] = (99, 2, np.nan)
+    found = fed.fleet()
+    assert found.servers == ("server0", "server1", "server2", "x")
+    assert found.profiles == ("database", "web_api", "database", None)
+    np.testing.assert_array_equal(found.static[:3], fleet.static)
+    np.testing.assert_array_equal(found.series(0), fleet.series(0)[-KEPT:])
+    np.testing.assert_array_equal(found.series(1), expected)
+    assert found.first_tick.tolist() == [START + 60 - KEPT, START + 25, START + 58, START + 50]
+    assert fed.seed(fleet) == 0
+    same(fed.fleet(), found)
+    same(again(fed, tmp_path).fleet(), found)
+
+
+def test_seeding_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = replace(small_fleet(schema=SMALL), first_tick=START + np.arange(3))
+    whole, parts = state(tmp_path / "1"), state(tmp_path / "2")
+    whole.seed(fleet)
+    monkeypatch.setattr("serve.state.ROWS_AT_ONCE", 7)
+    parts.seed(fleet)
+    same(whole.fleet(), parts.fleet())
+    same(again(parts, tmp_path / "2").fleet(), whole.fleet())
+    close(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ("a", "b", "c")}, r"has columns .*'a', 'b', 'c'.*read it with the model's"),
+        ({"step_seconds": 300}, "step is 300 s, the model's 3600 s"),
+        ({"first_tick": np.full(3, 2_000_000)}, "last tick is 2198-.* ahead of the clock, 2096-"),
+        ({"servers": ("a", "b", "c")}, "the table has 3 servers, the state is full with 2"),
+    ],
+)
+def test_a_table_of_another_kind_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    fed = state(tmp_path, most_servers=2)
+    fleet = replace(small_fleet(schema=SMALL), **{"first_tick": np.full(3, START), **change})
+    with pytest.raises(ValueError, match=message):
+        fed.seed(fleet)
+    assert fed.roster().servers == ()
+    close(fed)
+
+
+def test_readers_see_whole_batches_while_rows_come(tmp_path: Path) -> None:
+    """Every batch gives all servers one more tick, whose values are its number."""
+    fed = state(tmp_path)
+    names = [f"s{i:02}" for i in range(40)]
+    fed.accept([row(name, values={"temperature": 0.0}) for name in names])
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            fleet, roster = fed.fleet(), fed.roster()
+            ends = {*(fleet.first_tick + fleet.lengths).tolist()}
+            starts = {*fleet.first_tick.tolist()}
+            expected = np.tile(np.arange(min(starts), max(ends)) - START, len(names))
+            if len(ends) + len(starts) != 2 or len({*roster.last_tick.tolist()}) != 1:
+                wrong.append(f"servers of different ticks, {starts} to {ends}")
+            elif not np.array_equal(fleet.values[:, 2], expected):
+                wrong.append("values of another tick")
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for tick in range(START + 1, START + KEPT + 20):
+        values = {"temperature": float(tick - START)}
+        fed.accept([row(name, tick, values=values) for name in names])
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+    close(fed)
+
+
+def test_threads_that_feed_at_once_lose_nothing(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+
+    def feed(server: str) -> None:
+        for tick in range(START, START + 15):
+            fed.accept([row(server, tick, cpu=tick - START), row("all", tick, seconds=ord(server))])
+
+    threads = [threading.Thread(target=feed, args=(server,)) for server in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in (fed, again(fed, tmp_path)):
+        for server in "abcd":
+            assert cpu_of(each, server) == list(range(15))
+        assert cpu_of(each, "all") == [1] * 15
+
+
+def test_readers_do_not_wait_for_the_disk(tmp_path: Path) -> None:
+    fed = state(tmp_path)
+    fed.accept([row()])
+    with fed._store.transaction():  # the disk is slow
+        feeder = threading.Thread(target=fed.accept, args=([row(tick=START + 1)],))
+        feeder.start()
+        feeder.join(0.2)
+        assert feeder.is_alive(), "nothing is acknowledged before it is on disk"
+        assert cpu_of(fed) == [1] and fed.roster().servers == ("a",)
+    feeder.join()
+    assert cpu_of(fed) == [1, 1]
+    close(fed)
+
+
+def test_what_cannot_be_written_is_not_taken_in(tmp_path: Path) -> None:
+    """A full disk is told; with room again the same rows are taken."""
+    fed = state(tmp_path)
+    fed.accept([row(profile="web_api")])
+    before = fed.fleet()
+    with fed._store.transaction() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+    fed._store._db.execute(f"PRAGMA max_page_count = {pages}")
+    rows = [row(f"server{i}", START + 1, seconds=i / 2) for i in range(1000)]
+    with pytest.raises(OSError, match="state.sqlite: database or disk is full; nothing was"):
+        fed.accept([*rows, row(tick=START + 1, profile="database")])
+    same(fed.fleet(), before)
+    assert fed.newest_tick == START
+    fed._store._db.execute("PRAGMA max_page_count = 1000000")
+    assert fed.accept(rows).accepted == 1000
+    close(fed)
+
+
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    """kill -9 cannot tell: what SQLite was asked for is all a test can see of it."""
+    store = Store(tmp_path, SMALL)
+    assert store._pragma("synchronous") == 2  # FULL
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    store = Store(tmp_path, SMALL)
+    with pytest.raises(ValueError, match="state.sqlite is in use by another process; end it"):
+        Store(tmp_path, SMALL)
+    store.keep_document("alerts", {"a": [1, None]})
+    store.close()
+    store = Store(tmp_path, SMALL)
+    assert (store.document("alerts"), store.document("none")) == ({"a": [1, None]}, None)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            replace(SMALL, observed=()),
+            "holds 'temperature', which is none of the model's metrics; there are cpu_percent, "
+            "load_average; name another state directory, or serve a model",
+        ),
+        (
+            replace(SMALL, targets=SMALL.targets[::-1]),
+            "holds metrics cpu_percent, load_average, temperature, the model needs load_average, "
+            "cpu_percent, temperature; name another",
+        ),
+        (replace(SMALL, static_reals=()), "holds 'cores', which is none of the model's static"),
+        (replace(SMALL, step_seconds=300), "holds ticks of 3600 s, the model's are of 300 s"),
+    ],
+)
+def test_a_store_of_other_columns_is_refused(tmp_path: Path, other, message: str) -> None:
+    Store(tmp_path, SMALL).close()
+    with pytest.raises(ValueError, match=message):
+        Store(tmp_path, other)
+    Store(tmp_path, SMALL).close()
+
+
+def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("CREATE TABLE songs (name)")
+    db.close()
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(ValueError, match="is a database of another program; name another state"):
+        Store(tmp_path, SMALL)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path, SMALL)
+    store._db.execute("PRAGMA user_version = 9")
+    store.close()
+    with pytest.raises(ValueError, match="is of version 9, this program reads 1; use the version"):
+        Store(tmp_path, SMALL)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(OSError, match="state.sqlite: unable to open database file"):
+        Store(tmp_path, SMALL)
+
+
+def test_a_damaged_file_is_told_or_harmless(tmp_path: Path) -> None:
+    """Bytes changed anywhere: one clear error, or all that was acknowledged is there."""
+    fed = state(tmp_path)
+    for tick in range(START, START + 10):
+        fed.accept([row(f"server{i}", tick, cpu=i, profile="web_api") for i in range(20)])
+    whole = fed.fleet()
+    close(fed)
+    path, told = tmp_path / FILE, 0
+    content = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(150):
+        blob = bytearray(content)
+        place = draw.randrange(len(blob))
+        blob[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(blob)
+        try:
+            store = Store(tmp_path, SMALL)
+        except (ValueError, OSError) as error:
+            assert str(path) in str(error)
+            told += 1
+            continue
+        try:
+            same(FleetState(SMALL, store, lambda: NOW).fleet(), whole)
+        except ValueError as error:
+            assert f"{path} is damaged" in str(error), error
+            told += 1
+        finally:
+            store.close()
+    assert told > 20
+    path.write_bytes(b"no database at all, but long enough to look like one" * 99)
+    with pytest.raises(ValueError, match="damaged: file is not a database; restore it, or move"):
+        Store(tmp_path, SMALL)
