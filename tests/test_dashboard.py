@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser import needs_browser, open_browser, open_page
+from tests.browser import PATIENCE_MS, needs_browser, open_browser, open_page
 from tests.fake_service import DASHBOARD, World, fake_service
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def expect(locator: "Locator") -> "LocatorAssertions":
     """Wait for what is asserted; the page's policy forbids to wait by script."""
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=PATIENCE_MS)
     return expect(locator)
 
 
