@@ -50,7 +50,7 @@ export function scenarioBar(element, changed) {
         demo.targets.map((one) => h("option", { value: one, selected: one === demo.target }, nameOf(one))))),
       h("span", { class: "soft what" }, demo.problem ??
         `${chosen.what} ${demo.scenario === "healthy" ? "" : `On ${nameOf(demo.target)} since ${clock(seconds(demo.since))}. `}`,
-        h("span", { class: "pace" }, `${Math.round(demo.speed)}\u00d7 as fast as life`)))));
+        h("span", { class: "pace" }, `${Math.round(demo.speed)}\u00d7 real time`)))));
   }
 
   element.addEventListener("click", (event) => {
