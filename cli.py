@@ -18,7 +18,8 @@ from report.console import (
     with_options,
 )
 from serve.commands import serve_command
-from train.commands import BUILT_IN, cross_validate, lr_find, train
+from serve.demo_command import demo_command
+from train.commands import BUILT_IN, cross_validate, demo_run, lr_find, train
 
 if TYPE_CHECKING:
     from data.fleet import Fleet
@@ -313,6 +314,7 @@ def read_for(run: Path, data: Path) -> "Fleet":
 
 
 cli.add_command(serve_command(read_for))
+cli.add_command(demo_command(demo_run))
 
 if __name__ == "__main__":
     cli()

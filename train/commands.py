@@ -169,3 +169,15 @@ def built_in_fleet() -> Path:
         with ProgressLine("generating") as progress:
             write_fleet(FleetSpec(), BUILT_IN, progress=progress)
     return BUILT_IN
+
+
+def demo_run() -> Path:
+    """Return the run of `make demo`'s settings in runs/demo, trained first or gone on with."""
+    from train import TFTTrainer, TrainConfig
+
+    config = TrainConfig(epochs=20, precision="bf16", windows_per_epoch=2048)
+    trainer, data = TFTTrainer(config, say=say), built_in_fleet()
+    run: Path = until_stopped(
+        lambda stop: trainer.train(data, Path("runs/demo"), resume=True, stop=stop)
+    )
+    return run
