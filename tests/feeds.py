@@ -1,5 +1,6 @@
 """Rows as they are sent to the service, for the tests of its state."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,19 +31,16 @@ def row(
 
 
 def state(folder: Path, **options: Any) -> FleetState:
-    """Open a state whose clock shows no row to be of the future."""
-    return FleetState(SMALL, Store(folder, SMALL), lambda: NOW, **options)
-
-
-def close(*states: FleetState) -> None:
-    """Let the files be opened again."""
-    for each in states:
-        each._store.close()
+    """Open a state whose clock shows no row to be of the future; unused, its file is closed."""
+    store = Store(folder, SMALL)
+    opened = FleetState(SMALL, store, lambda: NOW, **options)
+    weakref.finalize(opened, store.close)
+    return opened
 
 
 def again(before: FleetState, folder: Path) -> FleetState:
     """Close a state and open what it left on disk."""
-    close(before)
+    before._store.close()
     return state(folder)
 
 

@@ -13,7 +13,7 @@ from report.scores import SCORED_QUANTILES, ScoreSums
 from serve.live_scores import LiveScore, LiveScores, drift_lines, evaluated_losses, scored_servers
 from serve.outlook import ModelIdentity, Outlook, Status
 from serve.state import FleetState
-from tests.feeds import KEPT, SMALL, START, STEP, again, close, row, state
+from tests.feeds import KEPT, SMALL, START, STEP, again, row, state
 
 H, METRICS = SMALL.prediction_horizon, SMALL.target_names
 WAIT = H + 1  # ticks after an origin: the horizon, and half an hour for late rows
@@ -95,7 +95,6 @@ def test_scores_are_those_of_an_evaluation(
     plain = json.loads(json.dumps(live.summary.to_dict(SMALL.metric_names), allow_nan=False))
     assert plain["cpu_percent"]["day"]["forecasts"] == 2
     assert plain["temperature"] == {"day": None, "week": None}
-    close(fed)
 
 
 def test_a_forecast_is_scored_when_its_horizon_and_half_an_hour_have_come(tmp_path: Path) -> None:
@@ -112,7 +111,6 @@ def test_a_forecast_is_scored_when_its_horizon_and_half_an_hour_have_come(tmp_pa
     live.update(silent(START + WAIT))
     assert live.summary.day["cpu_percent"].coverage == pytest.approx((H - 1) / H)
     assert kept(fed) == []
-    close(fed)
 
 
 def test_each_server_has_one_forecast_an_hour(tmp_path: Path) -> None:
@@ -133,7 +131,6 @@ def test_each_server_has_one_forecast_an_hour(tmp_path: Path) -> None:
     for ticks in origins.values():
         assert len(ticks) in (10, 11) and {*np.diff(ticks[1:]).tolist()} == {12}
     assert len({ticks[1] % 12 for ticks in origins.values()}) > 6, "the work is spread"
-    close(fed)
 
 
 def test_of_a_large_fleet_some_servers_are_scored_always_the_same(
@@ -148,7 +145,6 @@ def test_of_a_large_fleet_some_servers_are_scored_always_the_same(
         live.update(outlook(START + tick, names))
     assert len(kept(fed)) == 15
     assert {server for server, _ in kept(fed)} == {*scored_servers(names)}
-    close(fed)
 
 
 def test_nothing_is_scored_twice_over_restarts(tmp_path: Path) -> None:
@@ -164,7 +160,6 @@ def test_nothing_is_scored_twice_over_restarts(tmp_path: Path) -> None:
         live = LiveScores(fed._store, fed)
         live.update(outlook(START + 20))
         assert live.summary == whole
-    close(fed)
 
 
 def test_a_day_and_a_week(tmp_path: Path) -> None:
@@ -181,7 +176,6 @@ def test_a_day_and_a_week(tmp_path: Path) -> None:
     assert counts == [(2, 2), (2, 2), (0, 2), (0, 2), (0, 0)]
     with fed._store.transaction() as db:
         assert db.execute("SELECT count(*) FROM live_scores").fetchone() == (0,)
-    close(fed)
 
 
 @pytest.mark.parametrize("status", [Status.COLD_START, Status.REFUSED])
@@ -190,7 +184,6 @@ def test_what_is_no_forecast_is_not_put_by(tmp_path: Path, status: Status) -> No
     live = LiveScores(fed._store, fed)
     live.update(outlook(servers=("a", "b"), status=(status, Status.FORECAST)))
     assert kept(fed) == [("b", START)]
-    close(fed)
 
 
 def test_a_forecast_nothing_came_of_does_not_count(tmp_path: Path) -> None:
@@ -206,7 +199,6 @@ def test_a_forecast_nothing_came_of_does_not_count(tmp_path: Path) -> None:
     assert live.summary.day["cpu_percent"] == LiveScore(
         1.0, pytest.approx(2 * (1 + 0 + 1) / 3 / 50), 1
     )
-    close(fed)
 
 
 def test_after_a_long_silence_old_forecasts_go_unscored(tmp_path: Path) -> None:
@@ -216,7 +208,6 @@ def test_after_a_long_silence_old_forecasts_go_unscored(tmp_path: Path) -> None:
     come(fed, START + 5 * KEPT, START + 5 * KEPT + 1)
     live.update(silent(START + 5 * KEPT))
     assert kept(fed) == [] and live.summary.day == {}
-    close(fed)
 
 
 def test_a_model_is_judged_by_its_own_forecasts(tmp_path: Path) -> None:
@@ -230,7 +221,6 @@ def test_a_model_is_judged_by_its_own_forecasts(tmp_path: Path) -> None:
     assert live.summary.day["cpu_percent"].coverage == 0
     live.update(replace(silent(START + WAIT + 1), model=ModelIdentity("old", 0)))
     assert live.summary.day["cpu_percent"].coverage == 1
-    close(fed)
 
 
 def test_a_model_without_the_scored_quantiles_is_told(tmp_path: Path) -> None:
@@ -238,7 +228,6 @@ def test_a_model_without_the_scored_quantiles_is_told(tmp_path: Path) -> None:
     live = LiveScores(fed._store, fed)
     with pytest.raises(ValueError, match=r"quantile 0.1 is not among .*forecast them too"):
         live.update(outlook(levels=(0.2, 0.25, 0.5, 0.9)))
-    close(fed)
 
 
 def test_drift_is_told_where_coverage_or_loss_leave_their_range(tmp_path: Path) -> None:
@@ -257,7 +246,6 @@ def test_drift_is_told_where_coverage_or_loss_leave_their_range(tmp_path: Path) 
         "load_average: the 80 % interval of 25 forecasts of the last day held 0% of what came, "
         "expected 70% to 90%",
     )
-    close(fed)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from serve.observations import Observation
 from tests.feeds import (
     START,
     STEP,
-    close,
     cpu_of,
     equal,
     reasons,
@@ -30,7 +29,6 @@ def test_rows_of_the_future_are_rejected_beyond_one_step(tmp_path: Path) -> None
     assert "over one step of 3600 s ahead of the service's clock" in reason
     assert "2024-10-04T01:01:41Z" in reason and "2024-10-04T00:01:40Z" in reason
     assert fed.newest_tick == START + 1
-    close(fed)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +54,6 @@ def test_a_bad_row_is_rejected_alone(tmp_path: Path, bad: Observation, reason: s
     assert receipt.accepted == 2
     assert [each.index for each in receipt.rejected] == [1]
     assert re.search(reason, receipt.rejected[0].reason)
-    close(fed)
 
 
 def test_numbers_of_any_kind_and_size(tmp_path: Path) -> None:
@@ -64,4 +61,3 @@ def test_numbers_of_any_kind_and_size(tmp_path: Path) -> None:
     numbers = [3, np.float32(3), 3.0, 10**400, -(10**400), 1e300, -0.0]
     fed.accept([row(tick=START + i, cpu=number) for i, number in enumerate(numbers)])
     assert equal(cpu_of(fed), [3, 3, 3, NAN, NAN, NAN, 0])
-    close(fed)

@@ -23,7 +23,6 @@ from tests.feeds import (
     SMALL,
     START,
     again,
-    close,
     cpu_of,
     equal,
     reasons,
@@ -116,7 +115,6 @@ def test_neither_order_nor_repetition_leaves_a_trace(rows: list[Observation], dr
         same(tidy.fleet(), fed.fleet())
         fed = again(fed, Path(other))
         same(tidy.fleet(), fed.fleet())
-        close(tidy, fed)
 
 
 def test_a_row_sent_again_changes_nothing(tmp_path: Path) -> None:
@@ -127,7 +125,6 @@ def test_a_row_sent_again_changes_nothing(tmp_path: Path) -> None:
     receipt = fed.accept([*rows, rows[0]])
     assert (receipt.accepted, receipt.duplicates, receipt.late, receipt.rejected) == (0, 4, 0, ())
     assert (fed.roster().revision == before.revision).all()
-    close(fed)
 
 
 def test_rows_of_one_tick_become_their_mean_and_a_retry_does_not_weigh_twice(
@@ -162,7 +159,6 @@ def test_a_gap_of_as_many_ticks_as_are_kept_shows_nothing_older(tmp_path: Path) 
     assert equal(cpu_of(fed), expected)
     fed.accept([row(tick=START + 3 * KEPT, cpu=7)])
     assert cpu_of(fed) == [7]
-    close(fed)
 
 
 def test_a_row_without_values_is_the_last_one_but_no_history(tmp_path: Path) -> None:
@@ -172,7 +168,6 @@ def test_a_row_without_values_is_the_last_one_but_no_history(tmp_path: Path) -> 
     fed.accept([row(tick=START + 3, values={}), row("b", values={})])
     assert ticks_of(fed, "ab") == [(START + 1, START + 3), (START, START)]
     assert fed.roster().lengths.tolist() == [3, 1]
-    close(fed)
 
 
 @pytest.mark.parametrize("early_ms", [30_000, 30_001])
@@ -182,7 +177,6 @@ def test_a_clock_up_to_half_a_minute_early_belongs_to_the_next_tick(
     fed = state(tmp_path)
     fed.accept([row(tick=START, seconds=-early_ms / 1000)])
     assert fed.newest_tick == START - (early_ms > 30_000)
-    close(fed)
 
 
 def test_old_ticks_leave_memory_and_disk(tmp_path: Path) -> None:
@@ -197,7 +191,6 @@ def test_old_ticks_leave_memory_and_disk(tmp_path: Path) -> None:
     with fed._store.transaction() as db:
         first, number = db.execute("SELECT min(tick), count(*) FROM ticks").fetchone()
     assert (first, number) == (START + 2 * KEPT, KEPT)
-    close(fed)
 
 
 def test_a_server_that_vanished_is_forgotten_and_its_place_used_again(tmp_path: Path) -> None:
@@ -208,12 +201,12 @@ def test_a_server_that_vanished_is_forgotten_and_its_place_used_again(tmp_path: 
         fed.accept([*rows, row("stays", tick)])
     assert len(fed.roster().servers) == 101
     assert fed.memory_bytes < 2 * 128 * KEPT * 3 * 4 + 10_000, "two blocks of servers at most"
+    fed.accept([row("stays", START + 5 * KEPT + 1)])
     assert ticks_of(fed, ["5-0", "5-99"]) == [(START + 5 * KEPT,) * 2] * 2
     fed = again(fed, tmp_path)
     assert fed.roster().servers == (*sorted(f"5-{i}" for i in range(100)), "stays")
     fed.accept([row("0-0", START + 5 * KEPT)])
     assert fed.fleet(["0-0"]).profiles == (None,), "who comes back is new"
-    close(fed)
 
 
 def test_what_begins_with_a_gap_once_older_ticks_have_left(tmp_path: Path) -> None:
@@ -221,7 +214,6 @@ def test_what_begins_with_a_gap_once_older_ticks_have_left(tmp_path: Path) -> No
     fed.accept([row(tick=START), row(tick=START + 9), row("b", START + KEPT - 1)])
     fed.accept([row("b", START + KEPT)])
     assert ticks_of(fed, "a") == [(START + 9, START + 9)]
-    close(fed)
 
 
 def test_rows_older_than_what_is_kept_are_rejected(tmp_path: Path) -> None:
@@ -233,7 +225,6 @@ def test_rows_older_than_what_is_kept_are_rejected(tmp_path: Path) -> None:
     assert receipt.accepted == 2
     assert reasons(fed, row("new", tick=START)) == ["older than the 2 days kept"]
     assert fed.roster().servers == ("a",)
-    close(fed)
 
 
 def test_one_server_cannot_fill_the_disk_nor_many_the_memory(tmp_path: Path) -> None:
@@ -247,7 +238,6 @@ def test_one_server_cannot_fill_the_disk_nor_many_the_memory(tmp_path: Path) -> 
         (1, "the state is full with 2 servers")
     ]
     assert fed.roster().servers == ("a", "b")
-    close(fed)
 
 
 def test_the_newest_row_says_what_a_server_is(tmp_path: Path) -> None:
@@ -277,7 +267,6 @@ def test_nothing_fed_is_an_empty_fleet(tmp_path: Path) -> None:
     assert (fleet.servers, fleet.values.shape, fleet.static.shape) == ((), (0, 3), (0, 1))
     assert (fed.newest_tick, fed.roster().servers) == (None, ())
     assert fed.fleet(["nobody"]).servers == ()
-    close(fed)
 
 
 def test_a_chunk_is_those_asked_for_sorted(tmp_path: Path) -> None:
@@ -287,7 +276,6 @@ def test_a_chunk_is_those_asked_for_sorted(tmp_path: Path) -> None:
     assert (fleet.servers, fleet.values[:, 0].tolist()) == (("a", "d"), [97, 100])
     fleet.values[:] = 0
     assert cpu_of(fed, "a") == [97], "the fleet is a copy"
-    close(fed)
 
 
 def test_a_table_seeds_the_state(tmp_path: Path) -> None:
@@ -319,7 +307,6 @@ def test_a_table_that_ends_without_values_ends_where_it_ends(tmp_path: Path) -> 
     fed = state(tmp_path)
     fed.seed(replace(fleet, first_tick=np.full(2, START)))
     assert ticks_of(fed, fleet.servers) == [(START + 1, START + 4), (START, START + 4)]
-    close(fed)
 
 
 def test_seeding_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +317,6 @@ def test_seeding_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     parts.seed(fleet)
     same(whole.fleet(), parts.fleet())
     same(again(parts, tmp_path / "2").fleet(), whole.fleet())
-    close(whole)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +334,6 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path, change: dict, messag
     with pytest.raises(ValueError, match=message):
         fed.seed(fleet)
     assert fed.roster().servers == ()
-    close(fed)
 
 
 def test_what_cannot_be_written_is_not_taken_in(tmp_path: Path) -> None:
@@ -366,4 +351,3 @@ def test_what_cannot_be_written_is_not_taken_in(tmp_path: Path) -> None:
     assert fed.newest_tick == START
     fed._store._db.execute("PRAGMA max_page_count = 1000000")
     assert fed.accept(rows).accepted == 1000
-    close(fed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.feeds import START, again, close, cpu_of, row, state
+from tests.feeds import START, again, cpu_of, row, state
 
 
 def test_a_reader_sees_all_of_a_batch_or_nothing(
@@ -33,7 +33,6 @@ def test_a_reader_sees_all_of_a_batch_or_nothing(
     for reader in readers:
         reader.join()
     assert [lengths.tolist() for lengths in seen] == [[2, 2], [2, 2]]
-    close(fed)
 
 
 def test_nothing_changes_while_a_fleet_is_copied(
@@ -56,7 +55,6 @@ def test_nothing_changes_while_a_fleet_is_copied(
     assert fed.fleet().values[:, 0].tolist() == [1, 1]
     feeder.join()
     assert fed.fleet().values[:, 0].tolist() == [2, 2]
-    close(fed)
 
 
 def test_threads_that_feed_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -88,4 +86,3 @@ def test_readers_do_not_wait_for_the_disk(tmp_path: Path) -> None:
         assert cpu_of(fed) == [1] and fed.roster().servers == ("a",)
     feeder.join()
     assert cpu_of(fed) == [1, 1]
-    close(fed)

@@ -9,7 +9,7 @@ import pytest
 
 from serve.state import FleetState
 from serve.store import FILE, Store
-from tests.feeds import NOW, SMALL, START, close, row, state
+from tests.feeds import NOW, SMALL, START, row, state
 from tests.tables import same
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_told_or_harmless(tmp_path: Path) -> None:
     for tick in range(START, START + 10):
         fed.accept([row(f"server{i}", tick, cpu=i, profile="web_api") for i in range(20)])
     whole = fed.fleet()
-    close(fed)
+    fed._store.close()
     path, told = tmp_path / FILE, 0
     content = path.read_bytes()
     draw = random.Random(0)

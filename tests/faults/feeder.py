@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from serve.observations import Observation
-from tests.feeds import START, close, row, state
+from tests.feeds import START, row, state
 
 
 def batch(seed: int, number: int) -> list[Observation]:
@@ -42,4 +42,3 @@ def feed(folder: Path, seed: int, first: int, steps: int, answers: Connection) -
     for number in range(first, first + 10_000):
         fed.accept(batch(seed, number))
         answers.send(number)
-    close(fed)

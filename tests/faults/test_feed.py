@@ -17,7 +17,7 @@ from data.fleet import Fleet
 from serve.state import FleetState
 from tests.faults.feeder import batch, feed
 from tests.faults.processes import LIMIT, ROUNDS, feeds, wait_until
-from tests.feeds import close, state
+from tests.feeds import state
 
 KILLS = 4  # of one state, one after the other
 SPAN = 0.5  # seconds in which a kill falls
@@ -83,8 +83,7 @@ def test_acknowledged_rows_survive(tmp_path: Path, seed: int, inside: bool) -> N
             expected.accept(batch(seed, each))
         found = state(tmp_path / "fed")
         held = acknowledged_is_held(found, expected, seed, last)
-        close(found)
+        found._store.close()
         feeds.update(kills=1, batches=last - number + 1, unheard=held - last)
         number = held + 1
-    close(expected)
     assert number > 0, "nothing was ever acknowledged"
