@@ -33,7 +33,7 @@ from benchmarks.machine import ROOT, measured_on
 from benchmarks.memory import forget_peak, peak_memory
 from benchmarks.sizes import parse_sizes
 from data.fleet import Fleet
-from serve.commands import STATE, open_service, serve_command
+from serve.commands import STATE, leave_a_core, open_service
 from tft.bundle import save_forecaster
 from tft.files import write_atomically
 
@@ -66,15 +66,12 @@ HEADER = f"{'request':<74}{'count':>7}{'p50 ms':>9}{'p99 ms':>9}{'worst ms':>10}
 @click.option("--tick-every", type=float, default=5.0, show_default=True, help="Seconds.")
 @click.option("--ticks-of", "sizes", default="160,10000", callback=parse_sizes, show_default=True)
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Write the record.")
-@click.option("--one", type=click.Path(path_type=Path), hidden=True)
 @click.option("--tick", "tick_of", type=int, hidden=True)
 def serve(
     servers: int, rate: int, seconds: int, tick_every: float, sizes: tuple[int, ...],
-    record: Path | None, one: Path | None, tick_of: int | None,
+    record: Path | None, tick_of: int | None,
 ) -> None:  # fmt: skip
     """Measure answers under load, and ticks."""
-    if one is not None:
-        serve_command(no_table).main([str(one), "--port", "0"])
     if tick_of is not None:
         click.echo(json.dumps(measure_ticks(tick_of)))
         return
@@ -95,11 +92,6 @@ def serve(
         write_atomically(record, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def no_table(run: Path, data: Path) -> Fleet:
-    """Stand for what reads tables."""
-    raise click.UsageError(f"{run} is served without {data}")
-
-
 @contextmanager
 def running_service(servers: int) -> Iterator[tuple[int, int]]:
     """Start a service that knows a fleet; yields its port and the newest tick it knows."""
@@ -108,7 +100,7 @@ def running_service(servers: int) -> Iterator[tuple[int, int]]:
         save_forecaster(random_forecaster(), run / "model")
         newest = int(time.time()) // STEP - 60  # so that ticks may come faster than by the clock
         seed_state(run, random_fleet(servers, newest))
-        command = [sys.executable, "-m", "benchmarks.serve", "--one", folder]
+        command = [sys.executable, "cli.py", "serve", folder, "--port", "0"]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None
@@ -276,6 +268,7 @@ def latencies(seconds: Sequence[float]) -> dict[str, Any]:
 
 def measure_ticks(servers: int) -> dict[str, Any]:
     """Time ticks of a fleet in this process: the rows of all servers, then all that follows."""
+    leave_a_core()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         save_forecaster(random_forecaster(), run / "model")

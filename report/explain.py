@@ -38,6 +38,7 @@ SHUFFLES = 3
 BATCH_SIZE = 64
 LOW, HIGH = 0.1, 0.9  # of the windows' selection weights
 SEED = 0  # of the shuffles: the same run and table give the same figures
+HELD, SAME_HOURS = slice(0, -1), slice(-1, None)  # naive forecasts: of the past, of days before
 DRAWN = 4  # candidates for each window values are taken from, see `_draw_donors`
 
 
@@ -162,9 +163,14 @@ def _draw_donors(
 def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
     """Return the inputs with a change's variables taken from the donors, gaps and all."""
     if change.group == "past":
-        return inputs._replace(past=_mix(inputs.past, donors.past, change.columns, 2))
+        past = _mix(inputs.past, donors.past, change.columns, 2)
+        return inputs._replace(past=past, naive=_mix_naive(inputs, donors, change.columns, HELD))
     if change.group == "future":
-        return inputs._replace(future=_mix(inputs.future, donors.future, change.columns, 2))
+        assert inputs.naive is not None
+        known = inputs.future.shape[2] - inputs.naive.shape[2]  # then the targets' hours before
+        hours = tuple(column - known for column in change.columns)
+        future = _mix(inputs.future, donors.future, change.columns, 2)
+        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, SAME_HOURS))
     reals = inputs.static_reals.shape[1]  # static variables are reals first, then codes
     real = tuple(column for column in change.columns if column < reals)
     code = tuple(column - reals for column in change.columns if column >= reals)
@@ -172,6 +178,17 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
         static_reals=_mix(inputs.static_reals, donors.static_reals, real, 1),
         static_codes=_mix(inputs.static_codes, donors.static_codes, code, 1),
     )
+
+
+def _mix_naive(
+    inputs: TFTInputs, donors: TFTInputs, columns: tuple[int, ...], kind: slice
+) -> Tensor:
+    """Return naive forecasts, a kind of them from the donors for those columns that are targets."""
+    assert inputs.naive is not None and donors.naive is not None
+    targets = [column for column in columns if 0 <= column < inputs.naive.shape[2]]
+    mixed = inputs.naive.clone()
+    mixed[:, :, targets, kind] = donors.naive[:, :, targets, kind]
+    return mixed
 
 
 def _mix(own: Tensor, other: Tensor, columns: tuple[int, ...], dim: int) -> Tensor:

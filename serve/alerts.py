@@ -73,7 +73,7 @@ class _Signs(NamedTuple):
     """What forecasts say of alerts, [S, M] each; all of them false on servers not current."""
 
     begins: BoolArray  # one may begin
-    stays: BoolArray  # a pending one stays
+    stays: BoolArray  # a pending one stays, and all that begins
     holds: BoolArray  # one that fires goes on
 
 
@@ -97,8 +97,8 @@ class AlertBook:
                 tick = int(outlook.origin[row]) - 1
             else:  # its own ticks stand still: the last one that has ended
                 tick = int(outlook.made_at // outlook.step_seconds) - 1
-            begins, stays, holds = (bool(sign[row, column]) for sign in signs)
-            after = _go_on(self._memory.get(key), tick, begins, stays, holds, self.rules)
+            stays, holds = bool(signs.stays[row, column]), bool(signs.holds[row, column])
+            after = _go_on(self._memory.get(key), tick, stays, holds, self.rules)
             if after is None:
                 continue
             memory[key] = after
@@ -176,14 +176,14 @@ def _read_signs(ahead: Ahead, rules: AlertRules) -> _Signs:
 
 
 def _go_on(
-    before: _Memory | None, tick: int, begins: bool, stays: bool, holds: bool, rules: AlertRules
+    before: _Memory | None, tick: int, stays: bool, holds: bool, rules: AlertRules
 ) -> _Memory | None:
-    """Return what an alert is at a tick, None where there is none."""
+    """Return what an alert there is, or that begins, becomes at a tick; None: it is over."""
     if before is not None and before.firing:
         if holds:
             return replace(before, confirmed=tick)
         return before if tick - before.confirmed < rules.clear_ticks else None
-    if not (begins if before is None else stays):
+    if not stays:
         return None
     since = tick if before is None else before.since
     return _Memory(firing=tick - since >= rules.pending_ticks, since=since, confirmed=tick)

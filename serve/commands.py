@@ -66,7 +66,7 @@ def serve_command(read_table: ReadTable) -> click.Command:
             if url is not None:
                 _poll(service, url, queries, prometheus_token_env)
             app = create_app(service, asks_token=token is not None)
-            _leave_a_core()
+            leave_a_core()
             serve_until_stopped(app, listening, host, allow_host, token, say=_say)
 
     return serve
@@ -111,6 +111,13 @@ def open_service(
     return Service(FleetState(schema, store, clock), store, shelf, checked, clock)
 
 
+def leave_a_core() -> None:
+    """Forecast with one thread less than there are cores: the loop that answers needs one too."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+
+
 def check_extra() -> None:
     """Refuse to serve without what serving needs.
 
@@ -124,13 +131,6 @@ def check_extra() -> None:
         raise ValueError(
             f"serving needs {error.name}, which is not installed: pip install 'fleet-tft[serve]'"
         ) from error
-
-
-def _leave_a_core() -> None:
-    """Forecast with one thread less than there are cores: the loop that answers needs one too."""
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def _fill(service: "Service", fleet: "Fleet") -> None:

@@ -110,8 +110,6 @@ class LiveScores:
         with store.transaction() as db:
             for statement in _TABLES:
                 db.execute(statement)
-            newest = db.execute("SELECT server, max(hour) FROM forecasts GROUP BY server")
-            self._hours: dict[str, int] = dict(newest.fetchall())
 
     def update(self, outlook: Outlook) -> None:
         """Put forecasts of a new outlook by, score those whose time has come, and sum up.
@@ -134,19 +132,15 @@ class LiveScores:
         wait = outlook.quantiles.shape[1] - (-LATE_SECONDS // step)  # ticks from the origin on
         kept = []
         for row, name in enumerate(outlook.servers):
-            if name not in sample or outlook.status[row] is not Status.FORECAST:
-                continue
-            # Each server's hours begin at a second of its own, so that no tick has all the work.
-            origin = int(outlook.origin[row])
-            hour = (origin * step + sample[name] % HOUR) // HOUR
-            if hour > self._hours.get(name, hour - 1):
-                chosen = pick_quantiles(outlook.quantiles[row], outlook.levels)  # [H, M, 3]
-                blob = chosen.astype("<f4").tobytes()
+            if name in sample and outlook.status[row] is Status.FORECAST:
+                # A server's hours begin at a second of its own, so that no tick has all the work.
+                origin = int(outlook.origin[row])
+                hour = (origin * step + sample[name] % HOUR) // HOUR
+                quantiles = pick_quantiles(outlook.quantiles[row], outlook.levels)  # [H, M, 3]
+                blob = quantiles.astype("<f4").tobytes()
                 kept.append(_Kept(name, hour, outlook.model.hash, origin, origin + wait, blob))
-        with self._store.transaction() as db:
+        with self._store.transaction() as db:  # the first of an hour stays
             db.executemany("INSERT OR IGNORE INTO forecasts VALUES (?, ?, ?, ?, ?, ?)", kept)
-        hours = {**self._hours, **{each.server: each.hour for each in kept}}
-        self._hours = {name: hour for name, hour in hours.items() if name in sample}
 
     def _score_due(self, outlook: Outlook) -> bool:
         """Score some of the forecasts that are due, and tell whether there were any."""

@@ -103,7 +103,7 @@ class Service:
         self._scores = LiveScores(store, state, told.losses)
         self._waiting: Mapping[str, Waiting] = {}  # who has reported since an outlook
         self._look_who_waits()
-        self._poller: Poller | None = None
+        self.poller: Poller | None = None
         self._ticker = Ticker(state, shelf, rules.thresholds, clock, [self._show, self._score])
 
     @property
@@ -121,20 +121,18 @@ class Service:
         step = self.schema.step_seconds
         history = kept_ticks(self.schema) * step
         state = self.state
-        self._poller = Poller(
-            fetch, self.take, lambda: state.newest_tick, self.clock, step, history
-        )
+        self.poller = Poller(fetch, self.take, lambda: state.newest_tick, self.clock, step, history)
 
     def start(self) -> None:
         """Begin to forecast, and to ask the source if there is one."""
         self._ticker.start()
-        if self._poller is not None:
-            self._poller.start()
+        if self.poller is not None:
+            self.poller.start()
 
     def stop(self) -> None:
         """Finish the outlook that is being made, and close the store."""
-        if self._poller is not None:
-            self._poller.stop()
+        if self.poller is not None:
+            self.poller.stop()
         self._ticker.stop()
         self.store.close()
 
@@ -146,8 +144,8 @@ class Service:
         """Say why the service is not ready; None if it is."""
         if self._ticker.error is not None:
             return self._ticker.error
-        if self._poller is not None and self._poller.error is not None:
-            return self._poller.error
+        if self.poller is not None and self.poller.error is not None:
+            return self.poller.error
         if not self.shown.rendering.outlook.made_at:
             return "the first outlook is being made"
         return None

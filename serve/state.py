@@ -91,6 +91,7 @@ class FleetState:
         self._store = store
         self._ring = Ring(kept_ticks(schema), len(schema.metrics))
         self._directory = Directory(store.servers(), most_servers)
+        self._roster: Roster | None = None
         self._revision = 0
         self._revisions = np.zeros(0, np.int64)  # [S] by number
         self._writing = threading.Lock()  # held while rows are taken in
@@ -110,15 +111,16 @@ class FleetState:
     def roster(self) -> Roster:
         """Return who is there, and from when to when."""
         with self._memory:
-            known = self._directory.find()
-            numbers = _numbers(known)
-            return Roster(
-                servers=tuple(server.name for server in known),
-                profiles=_profiles(known),
-                first_tick=self._ring.first[numbers],
-                last_tick=self._ring.last[numbers],
-                revision=self._revisions[numbers],
-            )
+            if self._roster is None:  # something was taken in since it was last asked for
+                known = self._directory.find()
+                numbers = _numbers(known)
+                columns = self._ring.first, self._ring.last, self._revisions
+                first, last, revision = (column[numbers] for column in columns)
+                for column in (first, last, revision):
+                    column.setflags(write=False)  # shared by all who ask
+                names = tuple(server.name for server in known)
+                self._roster = Roster(names, _profiles(known), first, last, revision)
+            return self._roster
 
     def fleet(self, servers: Iterable[str] | None = None) -> Fleet:
         """Return a copy of the series of some servers, or of all of them.
@@ -246,6 +248,7 @@ class FleetState:
             self._ring.put(*tick_means(rows, step))
             self._directory.forget(gone)
             self._directory.update(servers)
+            self._roster = None
             self._revision += 1
             self._revisions[who] = self._revision
             self._revisions[_numbers(servers)] = self._revision

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from serve.observations import Observation
 from serve.state import FleetState, kept_ticks
 from serve.store import Store
@@ -48,6 +50,17 @@ def cpu_of(state: FleetState, server: str = "a") -> list[float]:
     """Return one server's first metric, from its first tick to its last."""
     fleet = state.fleet([server])
     return fleet.values[:, 0].tolist() if fleet.servers else []
+
+
+def equal(one: list[float], other: list[float]) -> bool:
+    return bool(np.array_equal(one, other, equal_nan=True))
+
+
+def reasons(fleet_state: FleetState, *rows: Observation) -> list[str]:
+    """Return why rows were rejected, of which every one must be."""
+    receipt = fleet_state.accept(rows)
+    assert [each.index for each in receipt.rejected] == list(range(len(rows)))
+    return [each.reason for each in receipt.rejected]
 
 
 def ticks_of(fleet_state: FleetState, servers: Sequence[str]) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ import pytest
 DAY_MILLISECONDS = 86_400_000
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="no prometheus and promtool on the PATH; tests/install_prometheus.sh installs them",
+    reason="no prometheus and promtool on the PATH; tests/install_programs.sh installs them",
 )
 
 

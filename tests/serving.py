@@ -8,13 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import click
-
-from serve.commands import serve_command
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 120.0  # seconds in which it starts or ends, however busy the machine is
@@ -32,27 +28,11 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class ServingProcess:
-    """`serve` at a free port of loopback; its standard error goes to a file."""
+class Connection:
+    """Asks a service that listens at a port of this machine."""
 
-    def __init__(self, run: Path, log: Path, *options: str | Path, **variables: str) -> None:
-        self.log = log
-        with open(log, "w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.serving", run, "--port", "0", *options],
-                cwd=ROOT,
-                stderr=errors,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-            )
-        self.port = self._wait_for_address()
-
-    def _wait_for_address(self) -> int:
-        limit = time.monotonic() + LIMIT
-        while not (found := ADDRESS.search(self.log.read_text())):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < limit, "it does not start"
-            time.sleep(0.01)
-        return int(found[1])
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     def ask(
         self,
@@ -87,6 +67,21 @@ class ServingProcess:
             assert time.monotonic() < limit, self.ask("/readyz").body
             time.sleep(0.05)
 
+
+class ServingProcess(Connection):
+    """`cli.py serve` at a free port of loopback; its standard error goes to a file."""
+
+    def __init__(self, run: Path, log: Path, *options: str | Path, **variables: str) -> None:
+        self.log = log
+        with open(log, "w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "cli.py", "serve", run, "--port", "0", *options],
+                cwd=ROOT,
+                stderr=errors,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            )
+        super().__init__(wait_for_port(log, lambda: self.process.poll() is not None))
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
         if self.process.poll() is None:
@@ -94,10 +89,11 @@ class ServingProcess:
         return self.process.wait(LIMIT)
 
 
-def no_table(run: Path, data: Path) -> Any:
-    """Stand for what reads tables."""
-    raise click.UsageError("this process reads no table")
-
-
-if __name__ == "__main__":
-    serve_command(no_table)()
+def wait_for_port(log: Path, ended: Callable[[], bool]) -> int:
+    """Return the port a service says it listens at."""
+    limit = time.monotonic() + LIMIT
+    while not (found := ADDRESS.search(log.read_text())):
+        assert not ended(), log.read_text()
+        assert time.monotonic() < limit, "it does not start"
+        time.sleep(0.01)
+    return int(found[1])

@@ -112,7 +112,9 @@ def test_nothing_begins_in_a_breach_that_lasts() -> None:
 def test_nothing_begins_with_a_breach_farther_than_the_rules_look() -> None:
     hour = AlertRules(farthest_minutes=60)
     assert AlertBook(hour).update(make_outlook([spike(OVER, 13)])) == ()
-    assert len(AlertBook(hour).update(make_outlook([spike(OVER, 12)]))) == 1
+    book = AlertBook(hour)
+    assert len(book.update(make_outlook([spike(OVER, 12)]))) == 1
+    assert book.update(make_outlook([spike(OVER, 13)], 1)) == ()  # nor does one go on with it
 
 
 def test_an_alert_goes_on_as_its_breach_comes_and_through_it() -> None:
@@ -146,6 +148,13 @@ def test_the_peaks_gate_quantile_is_over_the_ceiling_where_the_alarm_is(
     assert peak <= outlook.quantiles[..., -1].max()
     if abs(chance - rules.alarm_at) > 1e-5:
         assert (peak >= 90.0) == (chance > rules.alarm_at)
+
+
+def test_a_peak_and_its_probability_agree_where_lines_between_quantiles_would_not() -> None:
+    """Straight from 0.55 at 91 to 0.14 at 92, the median of the peak would be 91.12."""
+    (alert,) = AlertBook(RULES).update(make_outlook([np.full(H, UNDER)], ceiling=91.14))
+    assert alert.probability is not None and 0.5 < alert.probability < 0.51
+    assert alert.peak is not None and 91.14 <= alert.peak < 91.16
 
 
 @pytest.mark.parametrize("status", [Status.COLD_START, Status.REFUSED])
@@ -318,17 +327,17 @@ def test_an_alert_ends_only_after_so_many_ticks_below(medians: list[float], clea
         alive = state in ("firing", "clearing")
 
 
-@settings(max_examples=40)
-@given(any_rules, courses, st.integers(0, 24))
+@settings(max_examples=30)
+@given(any_rules, courses)
 def test_a_book_goes_on_as_before_after_a_restart(
-    rules: AlertRules, course: list[tuple[tuple, tuple]], restart: int
+    rules: AlertRules, course: list[tuple[tuple, tuple]]
 ) -> None:
-    book, other = AlertBook(rules), AlertBook(rules)
-    for tick, outlook in enumerate(outlooks(course)):
-        if tick == restart:
-            other = AlertBook.from_dict(json.loads(json.dumps(other.to_dict())), rules)
-            assert other.to_dict() == book.to_dict()
-        assert other.update(outlook) == book.update(outlook)
+    book, restarted = AlertBook(rules), AlertBook(rules)
+    for outlook in outlooks(course):
+        kept = json.loads(json.dumps(restarted.to_dict()))
+        restarted = AlertBook.from_dict(kept, rules)
+        assert restarted.to_dict() == book.to_dict()
+        assert restarted.update(outlook) == book.update(outlook)
 
 
 @pytest.mark.parametrize("plain", [{}, {"alerts": [{"server": "a"}]}, {"alerts": 7}, []])

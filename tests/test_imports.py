@@ -48,7 +48,7 @@ def test_arrows_point_one_way(room: str) -> None:
 
 
 def test_the_arrow_test_sees_the_rooms() -> None:
-    for room in ("tft", "data", "report", "train", "cli"):
+    for room in ("tft", "data", "report", "train", "serve", "cli"):
         assert files(room), room
     assert "tft.schema" in imports(ROOT / "tft" / "model.py")
 
@@ -62,7 +62,8 @@ def test_the_network_rests_on_three_libraries() -> None:
 def test_only_the_composing_modules_of_training_know_data() -> None:
     """`fit` takes loaders, never paths."""
     knows = {f.name for f in files("train") if "data" in {m.split(".")[0] for m in imports(f)}}
-    assert knows == {"cross_validate.py", "options.py", "prepare.py", "trainer.py"}
+    composing = {"commands.py", "cross_validate.py", "options.py", "prepare.py", "trainer.py"}
+    assert knows == composing
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -65,7 +65,11 @@ def kept(fed: FleetState) -> list[tuple[str, int]]:
         return db.execute("SELECT server, origin FROM forecasts ORDER BY origin, server").fetchall()
 
 
-def test_scores_are_those_of_an_evaluation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 250])
+def test_scores_are_those_of_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(serve.live_scores, "SCORED_AT_ONCE", at_once)
     draw = np.random.default_rng(0)
     fed = state(tmp_path)
     live = LiveScores(fed._store, fed)

@@ -2,9 +2,6 @@
 
 import math
 import random
-import re
-import sqlite3
-import threading
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,18 +16,17 @@ from data.reading.roles import TableSpec
 from data.reading.table import read_fleet
 from serve.observations import Observation
 from serve.rows import MOST_A_TICK
-from serve.state import FleetState
-from serve.store import FILE, Store
+from serve.store import FILE
 from tests.builders import small_fleet
 from tests.feeds import (
     KEPT,
-    NOW,
     SMALL,
     START,
-    STEP,
     again,
     close,
     cpu_of,
+    equal,
+    reasons,
     row,
     state,
     ticks_of,
@@ -38,17 +34,6 @@ from tests.feeds import (
 from tests.tables import same
 
 NAN = math.nan
-
-
-def equal(one: list[float], other: list[float]) -> bool:
-    return bool(np.array_equal(one, other, equal_nan=True))
-
-
-def reasons(fleet_state: FleetState, *rows: Observation) -> list[str]:
-    """Return why rows were rejected, of which every one must be."""
-    receipt = fleet_state.accept(rows)
-    assert [each.index for each in receipt.rejected] == list(range(len(rows)))
-    return [each.reason for each in receipt.rejected]
 
 
 def dirty_rows(draw: random.Random) -> list[Observation]:
@@ -168,6 +153,18 @@ def test_gaps_stay_gaps_until_a_late_row_fills_them(tmp_path: Path) -> None:
     assert equal(cpu_of(again(fed, tmp_path)), [1, NAN, 5, 1, 1])
 
 
+def test_a_gap_of_as_many_ticks_as_are_kept_shows_nothing_older(tmp_path: Path) -> None:
+    """The place of a tick that has left is taken by a later one."""
+    fed = state(tmp_path)
+    fed.accept([row(tick=START + i, cpu=9) for i in range(6)])
+    fed.accept([row("b", START + KEPT + 1), row(tick=START + KEPT + 1, cpu=7)])
+    expected = [9, 9, 9, 9, *[NAN] * (KEPT - 5), 7]
+    assert equal(cpu_of(fed), expected)
+    fed.accept([row(tick=START + 3 * KEPT, cpu=7)])
+    assert cpu_of(fed) == [7]
+    close(fed)
+
+
 def test_a_row_without_values_is_the_last_one_but_no_history(tmp_path: Path) -> None:
     """The next forecast begins after it; a series does not begin with it."""
     fed = state(tmp_path)
@@ -211,6 +208,7 @@ def test_a_server_that_vanished_is_forgotten_and_its_place_used_again(tmp_path: 
         fed.accept([*rows, row("stays", tick)])
     assert len(fed.roster().servers) == 101
     assert fed.memory_bytes < 2 * 128 * KEPT * 3 * 4 + 10_000, "two blocks of servers at most"
+    assert ticks_of(fed, ["5-0", "5-99"]) == [(START + 5 * KEPT,) * 2] * 2
     fed = again(fed, tmp_path)
     assert fed.roster().servers == (*sorted(f"5-{i}" for i in range(100)), "stays")
     fed.accept([row("0-0", START + 5 * KEPT)])
@@ -226,17 +224,6 @@ def test_what_begins_with_a_gap_once_older_ticks_have_left(tmp_path: Path) -> No
     close(fed)
 
 
-def test_rows_of_the_future_are_rejected_beyond_one_step(tmp_path: Path) -> None:
-    fed = state(tmp_path)
-    fed.clock = lambda: START * STEP + 100.0
-    assert fed.accept([row(tick=START + 1, seconds=100)]).accepted == 1
-    (reason,) = reasons(fed, row(tick=START + 1, seconds=101))
-    assert "over one step of 3600 s ahead of the service's clock" in reason
-    assert "2024-10-04T01:01:41Z" in reason and "2024-10-04T00:01:40Z" in reason
-    assert fed.newest_tick == START + 1
-    close(fed)
-
-
 def test_rows_older_than_what_is_kept_are_rejected(tmp_path: Path) -> None:
     fed = state(tmp_path)
     receipt = fed.accept([row(tick=START), row(tick=START + KEPT), row(tick=START + 1)])
@@ -246,40 +233,6 @@ def test_rows_older_than_what_is_kept_are_rejected(tmp_path: Path) -> None:
     assert receipt.accepted == 2
     assert reasons(fed, row("new", tick=START)) == ["older than the 2 days kept"]
     assert fed.roster().servers == ("a",)
-    close(fed)
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (
-            row(values={"cpu": 1.0}),
-            "unknown metric 'cpu'; there are cpu_percent, load_av",
-        ),
-        (row(ram=1.0), "unknown static column 'ram'; there are cores"),
-        (row(cpu="45%"), "cpu_percent is '45%'; expected a number, or null"),
-        (row(cpu=True), "cpu_percent is 'True'; expected a number, or null"),
-        (row(cores="four"), "cores is 'four'; expected a number, or null"),
-        (row("  "), "server_name is empty; expected a server name"),
-        (Observation("a", 0, None, {}), "timestamp 0 ms: expected an ISO-8601 time"),
-        (Observation("a", 1 << 62, None, {}), "expected an ISO-8601 time"),
-        (row(values={"x" * 1000: 1.0}), f"unknown metric '{'x' * 60}';"),
-    ],
-)
-def test_a_bad_row_is_rejected_alone(tmp_path: Path, bad: Observation, reason: str) -> None:
-    fed = state(tmp_path)
-    receipt = fed.accept([row(), bad, row(tick=START + 1)])
-    assert receipt.accepted == 2
-    assert [each.index for each in receipt.rejected] == [1]
-    assert re.search(reason, receipt.rejected[0].reason)
-    close(fed)
-
-
-def test_numbers_of_any_kind_and_size(tmp_path: Path) -> None:
-    fed = state(tmp_path)
-    numbers = [3, np.float32(3), 3.0, 10**400, -(10**400), 1e300, -0.0]
-    fed.accept([row(tick=START + i, cpu=number) for i, number in enumerate(numbers)])
-    assert equal(cpu_of(fed), [3, 3, 3, NAN, NAN, NAN, 0])
     close(fed)
 
 
@@ -360,6 +313,15 @@ def test_a_table_seeds_the_state(tmp_path: Path) -> None:
     same(again(fed, tmp_path).fleet(), found)
 
 
+def test_a_table_that_ends_without_values_ends_where_it_ends(tmp_path: Path) -> None:
+    fleet = small_fleet((5, 5), schema=SMALL)
+    fleet.values[[0, 4, 8, 9]] = np.nan
+    fed = state(tmp_path)
+    fed.seed(replace(fleet, first_tick=np.full(2, START)))
+    assert ticks_of(fed, fleet.servers) == [(START + 1, START + 4), (START, START + 4)]
+    close(fed)
+
+
 def test_seeding_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = replace(small_fleet(schema=SMALL), first_tick=START + np.arange(3))
     whole, parts = state(tmp_path / "1"), state(tmp_path / "2")
@@ -389,70 +351,6 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path, change: dict, messag
     close(fed)
 
 
-def test_readers_see_whole_batches_while_rows_come(tmp_path: Path) -> None:
-    """Every batch gives all servers one more tick, whose values are its number."""
-    fed = state(tmp_path)
-    names = [f"s{i:02}" for i in range(40)]
-    fed.accept([row(name, values={"temperature": 0.0}) for name in names])
-    wrong: list[str] = []
-    done = threading.Event()
-
-    def read() -> None:
-        while not done.is_set():
-            fleet, roster = fed.fleet(), fed.roster()
-            ends = {*(fleet.first_tick + fleet.lengths).tolist()}
-            starts = {*fleet.first_tick.tolist()}
-            expected = np.tile(np.arange(min(starts), max(ends)) - START, len(names))
-            if len(ends) + len(starts) != 2 or len({*roster.last_tick.tolist()}) != 1:
-                wrong.append(f"servers of different ticks, {starts} to {ends}")
-            elif not np.array_equal(fleet.values[:, 2], expected):
-                wrong.append("values of another tick")
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for tick in range(START + 1, START + KEPT + 20):
-        values = {"temperature": float(tick - START)}
-        fed.accept([row(name, tick, values=values) for name in names])
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert wrong == []
-    close(fed)
-
-
-def test_threads_that_feed_at_once_lose_nothing(tmp_path: Path) -> None:
-    fed = state(tmp_path)
-
-    def feed(server: str) -> None:
-        for tick in range(START, START + 15):
-            fed.accept([row(server, tick, cpu=tick - START), row("all", tick, seconds=ord(server))])
-
-    threads = [threading.Thread(target=feed, args=(server,)) for server in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for each in (fed, again(fed, tmp_path)):
-        for server in "abcd":
-            assert cpu_of(each, server) == list(range(15))
-        assert cpu_of(each, "all") == [1] * 15
-
-
-def test_readers_do_not_wait_for_the_disk(tmp_path: Path) -> None:
-    fed = state(tmp_path)
-    fed.accept([row()])
-    with fed._store.transaction():  # the disk is slow
-        feeder = threading.Thread(target=fed.accept, args=([row(tick=START + 1)],))
-        feeder.start()
-        feeder.join(0.2)
-        assert feeder.is_alive(), "nothing is acknowledged before it is on disk"
-        assert cpu_of(fed) == [1] and fed.roster().servers == ("a",)
-    feeder.join()
-    assert cpu_of(fed) == [1, 1]
-    close(fed)
-
-
 def test_what_cannot_be_written_is_not_taken_in(tmp_path: Path) -> None:
     """A full disk is told; with room again the same rows are taken."""
     fed = state(tmp_path)
@@ -469,104 +367,3 @@ def test_what_cannot_be_written_is_not_taken_in(tmp_path: Path) -> None:
     fed._store._db.execute("PRAGMA max_page_count = 1000000")
     assert fed.accept(rows).accepted == 1000
     close(fed)
-
-
-def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    """kill -9 cannot tell: what SQLite was asked for is all a test can see of it."""
-    store = Store(tmp_path, SMALL)
-    assert store._pragma("synchronous") == 2  # FULL
-    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    store.close()
-
-
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    store = Store(tmp_path, SMALL)
-    with pytest.raises(ValueError, match="state.sqlite is in use by another process; end it"):
-        Store(tmp_path, SMALL)
-    store.keep_document("alerts", {"a": [1, None]})
-    store.close()
-    store = Store(tmp_path, SMALL)
-    assert (store.document("alerts"), store.document("none")) == ({"a": [1, None]}, None)
-    store.close()
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (
-            replace(SMALL, observed=()),
-            "holds 'temperature', which is none of the model's metrics; there are cpu_percent, "
-            "load_average; name another state directory, or serve a model",
-        ),
-        (
-            replace(SMALL, targets=SMALL.targets[::-1]),
-            "holds metrics cpu_percent, load_average, temperature, the model needs load_average, "
-            "cpu_percent, temperature; name another",
-        ),
-        (replace(SMALL, static_reals=()), "holds 'cores', which is none of the model's static"),
-        (replace(SMALL, step_seconds=300), "holds ticks of 3600 s, the model's are of 300 s"),
-    ],
-)
-def test_a_store_of_other_columns_is_refused(tmp_path: Path, other, message: str) -> None:
-    Store(tmp_path, SMALL).close()
-    with pytest.raises(ValueError, match=message):
-        Store(tmp_path, other)
-    Store(tmp_path, SMALL).close()
-
-
-def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / FILE) as db:
-        db.execute("CREATE TABLE songs (name)")
-    db.close()
-    before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(ValueError, match="is a database of another program; name another state"):
-        Store(tmp_path, SMALL)
-    assert (tmp_path / FILE).read_bytes() == before
-
-
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path, SMALL)
-    store._db.execute("PRAGMA user_version = 9")
-    store.close()
-    with pytest.raises(ValueError, match="is of version 9, this program reads 1; use the version"):
-        Store(tmp_path, SMALL)
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / FILE).mkdir()
-    with pytest.raises(OSError, match="state.sqlite: unable to open database file"):
-        Store(tmp_path, SMALL)
-
-
-def test_a_damaged_file_is_told_or_harmless(tmp_path: Path) -> None:
-    """Bytes changed anywhere: one clear error, or all that was acknowledged is there."""
-    fed = state(tmp_path)
-    for tick in range(START, START + 10):
-        fed.accept([row(f"server{i}", tick, cpu=i, profile="web_api") for i in range(20)])
-    whole = fed.fleet()
-    close(fed)
-    path, told = tmp_path / FILE, 0
-    content = path.read_bytes()
-    draw = random.Random(0)
-    for _ in range(150):
-        blob = bytearray(content)
-        place = draw.randrange(len(blob))
-        blob[place] ^= 1 << draw.randrange(8)
-        path.write_bytes(blob)
-        try:
-            store = Store(tmp_path, SMALL)
-        except (ValueError, OSError) as error:
-            assert str(path) in str(error)
-            told += 1
-            continue
-        try:
-            same(FleetState(SMALL, store, lambda: NOW).fleet(), whole)
-        except ValueError as error:
-            assert f"{path} is damaged" in str(error), error
-            told += 1
-        finally:
-            store.close()
-    assert told > 20
-    path.write_bytes(b"no database at all, but long enough to look like one" * 99)
-    with pytest.raises(ValueError, match="damaged: file is not a database; restore it, or move"):
-        Store(tmp_path, SMALL)

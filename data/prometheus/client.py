@@ -74,9 +74,14 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url {self.url!r}: expected one such as http://localhost:9090")
+        expected = f"url {self.url!r}: expected one such as http://localhost:9090"
+        try:
+            parts = urlsplit(self.url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError as error:
+            raise ValueError(f"{expected} ({error})") from error
+        if not usable or re.search(r"[^!-~]", self.url):  # http.client takes no others
+            raise ValueError(expected)
         if parts.username or parts.password:
             raise ValueError(
                 "url holds a user or password, which would be printed and saved; leave them out "

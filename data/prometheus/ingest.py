@@ -54,18 +54,17 @@ class Ingested:
     def lines(self) -> list[str]:
         """Say it, a line each."""
         lines = [
-            f"{self.rows:,} new rows of {self.servers:,} servers in {self.days} days, "
-            f"{self.days_kept} days kept; {self.requests} requests, {self.retries} repeated"
+            f"{self.rows:,} new rows of {self.servers:,} servers; days fetched: {self.days}, "
+            f"kept: {self.days_kept}; requests: {self.requests}, of them repeated: {self.retries}"
         ]
-        lines += [
-            f"{name}: {count:,} values"
-            + ("" if count or not self.rows else "; does its query match?")
-            for name, count in self.values.items()
-        ]
+        for name, count in self.values.items():
+            if self.rows:
+                hint = "" if count else "; does its query match?"
+                lines.append(f"{name}: {count:,} values{hint}")
         if self.days_empty:
             lines.append(
-                f"{len(self.days_empty)} days without any value, {self.days_empty[0]} the first: "
-                "older than the server's retention, or not scraped"
+                f"days without any value: {len(self.days_empty)}, from {self.days_empty[0]} to "
+                f"{self.days_empty[-1]}; older than the server keeps, or nothing was scraped"
             )
         return lines
 

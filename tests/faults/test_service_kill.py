@@ -6,7 +6,6 @@ and counts at its end.
 
 import json
 import random
-import signal
 import threading
 import time
 from pathlib import Path
@@ -19,8 +18,8 @@ pytest.importorskip("uvicorn", reason="serving needs: pip install 'fleet-tft[ser
 from serve.commands import open_service
 from serve.times import utc
 from tests.builders import SCHEMA, tiny_forecaster
-from tests.faults.processes import ROUNDS, service_kills, wait_until
-from tests.serving import ServingProcess
+from tests.faults.processes import ROUNDS, Starter, service_kills, wait_until
+from tests.serving import Connection, wait_for_port
 from tft.bundle import save_forecaster
 
 SERVERS = 7
@@ -31,9 +30,9 @@ METRICS = SCHEMA.metric_names
 class Sender(threading.Thread):
     """Feeds tick after tick until nobody answers, and keeps what was acknowledged."""
 
-    def __init__(self, process: ServingProcess, pauses: random.Random | None) -> None:
+    def __init__(self, service: Connection, pauses: random.Random | None) -> None:
         super().__init__(daemon=True)
-        self.process, self.pauses = process, pauses
+        self.service, self.pauses = service, pauses
         self.first = int(time.time()) // STEP - 190  # of those that are kept
         self.sent: list[list[dict[str, Any]]] = []
         self.acknowledged = 0
@@ -44,7 +43,7 @@ class Sender(threading.Thread):
             self.sent.append(self._rows(number))
             try:
                 self.asking = True
-                answer = self.process.feed(self.sent[-1])
+                answer = self.service.feed(self.sent[-1])
                 self.asking = False
             except OSError:
                 return
@@ -68,19 +67,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_what_was_acknowledged_is_there_again(run: Path, tmp_path: Path, seed: int) -> None:
+def test_what_was_acknowledged_is_there_again(
+    starter: Starter, run: Path, tmp_path: Path, seed: int
+) -> None:
     """Odd rounds feed without a pause, so that most kills fall into a feed."""
     draw = random.Random(seed)
-    process = ServingProcess(run, tmp_path / "log", "--state", tmp_path / "state")
-    sender = Sender(process, None if seed % 2 else draw)
+    process = starter.start("serve", run, "--port", "0", "--state", tmp_path / "state")
+    port = wait_for_port(process.folder / "errors", lambda: process.ended)
+    sender = Sender(Connection(port), None if seed % 2 else draw)
     sender.start()
     enough = draw.randrange(60)
     wait_until(lambda: sender.acknowledged >= enough or not sender.is_alive())
     time.sleep(draw.uniform(0.0, 0.03))
     inside = sender.asking
-    assert process.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert process.kill()
     sender.join()
-    service = open_service(run, tmp_path / "state")
+    service = open_service(run, tmp_path / "state")  # as the next process would
     held = held_rows(service.state.fleet())
     for rows in sender.sent[: sender.acknowledged]:
         (row,) = rows
