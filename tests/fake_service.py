@@ -204,7 +204,11 @@ class World:
 
     def alerts(self) -> Json:
         found = self.firing()
-        return {"alerts": found, "measured": MEASURED, "not_watched": ["load_average"]}
+        how = "Measured by evaluate."
+        return {
+            "alerts": found, "measured": MEASURED, "how_measured": how,
+            "not_watched": ["load_average"],
+        }  # fmt: skip
 
     def firing(self) -> list[Json]:
         found = []

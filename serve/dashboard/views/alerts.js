@@ -25,7 +25,7 @@ export function render(content) {
     alerts.length > 0 && h("section", { class: "card" }, alertTable(alerts, content.now, true)),
     h("section", { class: "card" },
       h("h2", {}, "How good such alerts were"),
-      measured ? measuredTable(measured) : h("p", { class: "soft" },
+      measured ? measuredTable(measured, content.how_measured) : h("p", { class: "soft" },
         "Not measured: this model's run has no evaluation. `python cli.py evaluate RUN` makes one.")),
     unwatched.length > 0 && h("p", { class: "soft" },
       `Not watched, as no threshold is set: ${unwatched.map(labelOf).join(", ")}.`),
@@ -36,13 +36,13 @@ export function alertTable(alerts, time, withServer) {
   const now = seconds(time);
   return h("div", { class: "scroll" }, h("table", { class: "plain stack" },
     h("thead", {}, h("tr", {},
-      ["State", withServer && "Server", "Metric", "At about", "Time left", "Likely", "Likely peak", "Since"]
+      ["State", withServer && "Server", "Metric", "Expected at", "Time left", "Likely", "Likely peak", "Since"]
         .filter(Boolean).map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, alerts.map((one) => h("tr", { "data-key": `${one.server} ${one.metric}`, "data-alert": one.state },
       cell("State", h("span", { class: `chip ${one.state}`, title: STATES[one.state] }, one.state)),
       withServer && cell("Server", h("a", { href: `#/servers/${encodeURIComponent(one.server)}` }, one.server)),
       cell("Metric", `${labelOf(one.metric)} \u2265\u202f${limit(one.threshold, one.metric)}`),
-      cell("At about", moment(seconds(one.first_breach), now)),
+      cell("Expected at", moment(seconds(one.first_breach), now)),
       cell("Time left", one.first_breach === null ? NONE : ahead(seconds(one.first_breach) - now).replace("in ", "")),
       cell("Likely", chance(one.probability)),
       cell("Likely peak", quantity(one.peak, one.metric)),
@@ -51,7 +51,7 @@ export function alertTable(alerts, time, withServer) {
 
 const cell = (name, ...content) => h("td", { "data-name": name }, ...content);
 
-function measuredTable(measured) {
+function measuredTable(measured, how) {
   return [
     h("div", { class: "scroll" }, h("table", { class: "plain" },
       h("thead", {}, h("tr", {},
@@ -64,6 +64,6 @@ function measuredTable(measured) {
         h("td", {}, share(one.precision)),
         h("td", {}, duration(one.median_lead_seconds)),
         h("td", {}, number(one.false_per_server_week))))))),
-    h("p", { class: "soft" }, "Measured when the model was evaluated, on time it was not trained on, with an alarm wherever a breach was at least as likely as these alerts need."),
+    how && h("p", { class: "soft" }, how),
   ];
 }

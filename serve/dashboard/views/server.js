@@ -113,7 +113,7 @@ function card(metric, { server, now }) {
       forecast && fact("highest median", quantity(peak("0.5"), metric)),
       forecast && fact("highest 0.9 quantile", quantity(peak("0.9"), metric)),
       breach && fact(`chance of ${limit(breach.threshold, metric)}`, chance(breach.probability), breach.probability >= 0.5),
-      breach?.first_breach && fact("at about", moment(seconds(breach.first_breach), seconds(now)), breach.probability >= 0.5)),
+      breach?.first_breach && fact("expected at", moment(seconds(breach.first_breach), seconds(now)), breach.probability >= 0.5)),
     h("p", { class: "under-pointer", "data-keep": true, "aria-hidden": "true" }),
     h("div", { class: "chart", role: "img", "aria-label": described(metric, values, forecast, breach), "data-keep": true, "data-fan": metric }),
     forecast && forecast.threshold === null && h("p", { class: "soft" }, "No threshold is set, so it is not watched."));
