@@ -47,7 +47,7 @@ class QuantileHead(nn.Module):
             logits = torch.tensor([self.OWN] + num_naive * [self.NAIVE])
             with torch.no_grad():
                 self.shares.bias.copy_(logits.repeat(M))
-                self.stretch.bias.fill_(float(_softplus_of(torch.tensor(1.0))))
+                self.stretch.bias.copy_(_softplus_of(torch.ones(M * (Q - 1))))
 
     def forward(self, x: Tensor, naive: Tensor | None = None) -> Tensor:
         """Forecast, in float32 or wider.
