@@ -220,9 +220,7 @@ class ScoreSums:
 
     def merge(self, other: "ScoreSums") -> None:
         """Add all that was added to another, of the same metrics, levels and horizon."""
-        self.windows += other.windows
-        for name, values in other._sums.items():
-            self._sums[name] += values
+        self.add_array(other.to_array(), other.windows)
 
     def to_array(self) -> FloatArray:
         """Return every sum, [sums, H, M] float64, for `add_array`."""

@@ -132,13 +132,15 @@ class LiveScores:
         wait = outlook.quantiles.shape[1] - (-LATE_SECONDS // step)  # ticks from the origin on
         kept = []
         for row, name in enumerate(outlook.servers):
-            if name in sample and outlook.status[row] is Status.FORECAST:
-                # A server's hours begin at a second of its own, so that no tick has all the work.
-                origin = int(outlook.origin[row])
-                hour = (origin * step + sample[name] % HOUR) // HOUR
-                quantiles = pick_quantiles(outlook.quantiles[row], outlook.levels)  # [H, M, 3]
-                blob = quantiles.astype("<f4").tobytes()
-                kept.append(_Kept(name, hour, outlook.model.hash, origin, origin + wait, blob))
+            origin = int(outlook.origin[row])
+            known = origin + wait <= (self._state.newest_tick or 0)  # it was scored, or never will
+            if name not in sample or known or outlook.status[row] is not Status.FORECAST:
+                continue
+            # A server's hours begin at a second of its own, so that no tick has all the work.
+            hour = (origin * step + sample[name] % HOUR) // HOUR
+            quantiles = pick_quantiles(outlook.quantiles[row], outlook.levels)  # [H, M, 3]
+            blob = quantiles.astype("<f4").tobytes()
+            kept.append(_Kept(name, hour, outlook.model.hash, origin, origin + wait, blob))
         with self._store.transaction() as db:  # the first of an hour stays
             db.executemany("INSERT OR IGNORE INTO forecasts VALUES (?, ?, ?, ?, ?, ?)", kept)
 

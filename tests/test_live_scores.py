@@ -162,6 +162,16 @@ def test_nothing_is_scored_twice_over_restarts(tmp_path: Path) -> None:
         assert live.summary == whole
 
 
+def test_the_forecast_of_a_server_that_stopped_is_scored_once(tmp_path: Path) -> None:
+    """An outlook may show it for as long as it likes."""
+    fed = state(tmp_path)
+    live = LiveScores(fed._store, fed)
+    for tick in range(START, START + WAIT + 4):
+        come(fed, tick, tick + 1)
+        live.update(outlook(START, made_at=tick * STEP))
+    assert live.summary.day["cpu_percent"].forecasts == 1 and kept(fed) == []
+
+
 def test_a_day_and_a_week(tmp_path: Path) -> None:
     fed = state(tmp_path)
     live = LiveScores(fed._store, fed)
