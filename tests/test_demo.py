@@ -164,11 +164,13 @@ def test_person_sees_the_real_service_warn(demo: str) -> None:
         page = watched.page
         page.goto(demo)
         page.locator(".heat tbody tr td.cell").first.wait_for()
-        assert page.locator("#firing").is_hidden()
+        page.get_by_role("link", name="Alerts").click()
+        page.get_by_role("heading", name="active alert").wait_for()
+        alert = page.locator("[data-alert=firing]", has_text="ppweb0001")
+        assert alert.count() == 0
         page.get_by_label("Where").select_option("server:ppweb0001")
         page.get_by_role("button", name="critical").click()
-        page.get_by_role("link", name="Alerts").click()
-        page.locator("[data-alert=firing]", has_text="ppweb0001").first.wait_for()
+        alert.first.wait_for()
         for route in ("#/servers/ppweb0001", "#/model", "#/what-if", "#/"):
             page.goto(f"{demo}/{route}")
             page.wait_for_selector("main h1")
