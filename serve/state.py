@@ -157,7 +157,7 @@ class FleetState:
         """
         with self._writing:
             sound, rejected = self.sieve.sift(rows, self.clock())
-            old = sound.ticks < self._oldest(sound.ticks)
+            old = sound.ticks < self._oldest_with(sound.ticks)
             days = self._ring.length * self.schema.step_seconds / DAY_SECONDS
             rejected += _refuse(sound.index[old], f"older than the {days:g} days kept")
             sound = sound.only(~old)
@@ -199,7 +199,7 @@ class FleetState:
                     f"{self._directory.most:,}; serve fewer"
                 )
             numbers = np.array([told[name].number for name in fleet.servers], np.int64)
-            start = max(int(fleet.first_tick.min()), self._oldest(np.array([end - 1])))
+            start = max(int(fleet.first_tick.min()), self._oldest_with(np.array([end - 1])))
             chunk, total = max(1, ROWS_AT_ONCE // len(fleet.servers)), 0
             for tick in range(start, end, chunk):
                 who, ticks, cells = _ticks_of(fleet, tick, min(tick + chunk, end))
@@ -238,10 +238,9 @@ class FleetState:
         taken = _Taken(source[fresh], crowded, self._count_late(who, ticks))
         if not servers and not len(who):
             return taken
-        newest = max(self._ring.newest or NEVER, int(ticks.max(initial=NEVER)))
+        newest = self._newest_with(ticks)
         gone = np.setdiff1d(self._ring.outlived(newest), who).tolist()
-        oldest = newest - self._ring.length + 1
-        self._store.write(servers, blocks_of(rows, fresh, step), oldest, gone)
+        self._store.write(servers, blocks_of(rows, fresh, step), self._oldest_with(ticks), gone)
         with self._memory:
             self._make_room(servers)
             self._ring.advance(newest)
@@ -264,10 +263,13 @@ class FleetState:
         known = servers < len(self._ring.last)
         return int(np.count_nonzero(ticks[known] < self._ring.last[servers[known]]))
 
-    def _oldest(self, ticks: IntArray) -> int:
+    def _newest_with(self, ticks: IntArray) -> int:
+        """Return the newest tick once these, [n], are there."""
+        return max(self._ring.newest or NEVER, int(ticks.max(initial=NEVER)))
+
+    def _oldest_with(self, ticks: IntArray) -> int:
         """Return the first tick that is kept once these, [n], are there."""
-        newest = max(self._ring.newest or NEVER, int(ticks.max(initial=NEVER)))
-        return newest - self._ring.length + 1
+        return self._newest_with(ticks) - self._ring.length + 1
 
     def _holds_none(self, servers: IntArray, ticks: IntArray) -> BoolArray:
         """Tell for pairs of server and tick whether no row of them is held, [n]."""
