@@ -313,8 +313,16 @@ def read_for(run: Path, data: Path) -> "Fleet":
     return read(data, columns_of(opened, {}), opened.forecaster)
 
 
+def demo_model() -> Path:
+    """Return the demo's run, trained and evaluated first where it is not."""
+    run = demo_run()
+    if not (run / "evaluation").exists():
+        click.get_current_context().invoke(evaluate, run=run)
+    return run
+
+
 cli.add_command(serve_command(read_for))
-cli.add_command(demo_command(demo_run))
+cli.add_command(demo_command(demo_model))
 
 if __name__ == "__main__":
     cli()
