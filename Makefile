@@ -1,10 +1,11 @@
-# `make demo` sets up and runs the main job; `make test` sets up and runs every check,
-# `make faults` the long form of those that kill, fill and damage.
+# `make demo` sets up and runs the main job, `make live` the service on a simulated fleet in fast
+# motion; `make test` sets up and runs every check, `make faults` the long form of those that kill,
+# fill and damage.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults lint clean
+.PHONY: demo live test faults lint clean
 
 $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +15,9 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt
 demo: $(VENV)/ready
 	run=$$($(BIN)/python cli.py train --epochs 20 --precision bf16 --set windows_per_epoch=2048) \
 	&& $(BIN)/python cli.py evaluate $$run
+
+live: $(VENV)/ready
+	$(BIN)/python cli.py demo
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

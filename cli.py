@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from report.console import ProgressLine, check_folder
+from report.console import (
+    DATA,
+    ProgressLine,
+    check_folder,
+    column_options,
+    say,
+    with_options,
+)
+from serve.commands import serve_command
+from serve.demo_command import demo_command
+from train.commands import BUILT_IN, cross_validate, demo_run, lr_find, train
 
 if TYPE_CHECKING:
     from data.fleet import Fleet
     from data.reading import TableSpec
     from tft.forecaster import Forecaster
     from train.runs import OpenRun
-    from train.signals import StopRequest
 
 # Heavy imports are inside the commands that need them: --help is instant.
-BUILT_IN = Path("training")
 PROFILES = {
     "ml_compute": 3,
     "database": 4,
@@ -30,7 +38,6 @@ PROFILES = {
     "generic": 1,
 }
 RUN = click.argument("run", type=click.Path(path_type=Path))
-DATA = click.option("--data", type=click.Path(path_type=Path), help="Table or folder of tables.")
 
 
 class OneLineErrors(click.Group):
@@ -46,12 +53,21 @@ class OneLineErrors(click.Group):
         except (ValueError, OSError, FloatingPointError) as error:
             message = " ".join(str(error).split())
             click.echo(f"Error: {message}", err=True)
-            sys.exit(1 if isinstance(error, (FloatingPointError, ChildProcessError)) else 2)
+            sys.exit(
+                1
+                if isinstance(error, (FloatingPointError, ChildProcessError, ConnectionError))
+                else 2
+            )
 
 
 @click.group(cls=OneLineErrors, context_settings={"max_content_width": 100})
 def cli() -> None:
     """Forecast server metrics 8 hours ahead, as quantiles."""
+
+
+cli.add_command(train)
+cli.add_command(lr_find)
+cli.add_command(cross_validate)
 
 
 def profile_counts(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,147 +115,43 @@ def generate(
     click.echo(path)
 
 
-def with_options(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
-    """Add options to a command, in this order."""
-
-    def decorate(command: Callable[..., None]) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+@cli.group()
+def ingest() -> None:
+    """Fetch a table of metrics from where they are kept."""
 
 
-column_options = with_options(  # how a table's rows are told apart
-    click.option("--timestamp-column", "timestamp", help="Column of times."),
-    click.option("--server-column", "server_name", help="Column of server names."),
-    click.option("--profile-column", "profile", help="Column of server profiles."),
-    click.option("--timezone", help="Zone of times that name none.  [default: UTC]"),
-    click.option("--strict", is_flag=True, default=None, help="A rejected row is an error."),
-)
-step_options = with_options(  # what training and the LR range test share
-    DATA,
-    click.option("--config", type=click.Path(path_type=Path), help="TOML file of keys."),
-    click.option("--set", "settings", multiple=True, help="key=value, any configuration key."),
-    click.option("--target", "target_metrics", help="Columns to forecast, a,b,c."),
-    click.option("--observed", help="Columns seen in the past only, a,b,c."),
-    click.option("--static", help="Columns of one number per server, a,b,c."),
-    click.option("--step-seconds", type=int, help="Seconds between ticks.  [default: 300]"),
-    click.option("--bounds", multiple=True, help="name=low:high; leave one empty for none."),
-    click.option("--validation-servers", help="Never trained on, only validated, a,b,c."),
-    click.option("--precision", help="fp32, bf16 or fp16.  [default: fp32]"),
-    click.option("--batch-size", type=int, help="Windows in a batch.  [default: 32]"),
-    click.option(
-        "--accumulate", "accumulate_grad_batches", type=int,
-        help="Batches in an optimizer step.  [default: 1]",
-    ),
-    click.option("--workers", "num_workers", type=int, help="Loader processes.  [default: 0]"),
-    click.option("--init", help="Run to start from, of another fleet.  [default: fresh weights]"),
-    click.option("--seed", "random_seed", type=int, help="Of everything.  [default: 42]"),
-    click.option("--deterministic", is_flag=True, help="The same on a GPU too, slower there."),
-    click.option("--device", help="auto, cpu or cuda.  [default: auto]"),
-    column_options,
-)  # fmt: skip
-train_options = with_options(
-    click.option("--epochs", type=int, help="Most epochs.  [default: 20]"),
-    click.option(
-        "--max-minutes", type=float,
-        help="Train so long, reading included; without --epochs, as many as fit.",
-    ),
-    click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
-    click.option("--find-lr", "auto_lr_find", is_flag=True, help="Start from a test's suggestion."),
-    click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
-    click.option("--ema-decay", type=float, help="Of averaged weights.  [default: 0.99]"),
-    step_options,
-    click.option(
-        "--run-dir", type=click.Path(path_type=Path), help="New directory.  [default: runs/]"
-    ),
-    click.option("--resume", is_flag=True, help="Go on with --run-dir, if it was begun."),
-)  # fmt: skip
-
-
-@cli.command()
-@train_options
+@ingest.command("prometheus")
+@click.option("--url", required=True, help="Of the server, such as http://localhost:9090.")
+@click.option("--days", type=click.IntRange(1), default=30, show_default=True)
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="With --resume: this one, not the newest."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the table; what it holds already is not fetched again.",
 )
-def train(
-    data: Path | None, run_dir: Path | None, resume: bool, checkpoint: Path | None, **options: Any
-) -> None:
-    """Train a forecaster; the last line printed is its run directory.
-
-    Several processes train together where torchrun starts them: torchrun --nproc-per-node 2 cli.py
-    train ... Every configuration key, see train/config.py, can be set by --set or in --config.
-    """
-    from train import TFTTrainer
-    from train.options import configure
-    from train.run_dir import CONFIG
-    from train.runs import read_config
-
-    if resume and run_dir is None:
-        raise click.UsageError("--resume needs --run-dir, the run to go on with")
-    if checkpoint is not None and not resume:
-        raise click.UsageError("--checkpoint needs --resume and --run-dir, the run to go on with")
-    begun = resume and run_dir is not None and (run_dir / CONFIG).exists()
-    saved = read_config(run_dir) if begun and run_dir is not None else None
-    config, spec = configure(options, saved)
-    if data is None:
-        data = Path(saved["data"]["path"]) if saved is not None else built_in_fleet()
-    trainer = TFTTrainer(config, spec, say)
-    path = until_stopped(
-        lambda stop: trainer.train(data, run_dir, resume=resume, checkpoint=checkpoint, stop=stop)
-    )
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's ranks one talks
-        click.echo(path)
-
-
-@cli.command("lr-find")
-@step_options
 @click.option(
-    "--out-dir", type=click.Path(path_type=Path), default="lr-find", show_default=True,
-    help="Folder for lr_find.png and lr_find.csv.",
+    "--queries",
+    type=click.Path(path_type=Path),
+    help="TOML file of queries by column.  [default: node_exporter's cpu, memory, disk, load]",
+)
+@click.option("--token-env", help="Environment variable that holds a bearer token.")
+@click.option("--basic-auth-env", help="Environment variable that holds user:password.")
+@click.option(
+    "--timeout", type=float, default=30.0, show_default=True, help="Seconds for one query."
 )  # fmt: skip
-def lr_find(data: Path | None, out_dir: Path, **options: Any) -> None:
-    """Sweep the learning rate and suggest one; the last line printed is the suggestion."""
-    from train import TFTTrainer
-    from train.options import configure
+def ingest_prometheus(
+    url: str, days: int, out: Path, queries: Path | None, token_env: str | None,
+    basic_auth_env: str | None, timeout: float,
+) -> None:  # fmt: skip
+    """Fetch what is missing of the last --days from a Prometheus, up to the last whole tick."""
+    from data.prometheus import connect, ingest, read_queries
 
-    config, spec = configure(options)
-    check_folder(out_dir)
-    result = TFTTrainer(config, spec, say).find_lr(data or built_in_fleet())
-    out_dir.mkdir(parents=True, exist_ok=True)
-    result.write_csv(out_dir / "lr_find.csv")
-    result.draw(out_dir / "lr_find.png")
-    say(f"wrote {out_dir / 'lr_find.png'} and {out_dir / 'lr_find.csv'}; suggested learning rate:")
-    click.echo(f"{result.suggestion:.3g}")
-
-
-@cli.command("cross-validate")
-@train_options
-@click.option("--folds", type=click.IntRange(2), required=True, help="Trainings to compare.")
-@click.option(
-    "--windows", type=click.IntRange(1), default=2048, show_default=True, help="Most judged."
-)
-def cross_validate(
-    data: Path | None, folds: int, windows: int, run_dir: Path | None, resume: bool, **options: Any
-) -> None:
-    """Train on the past, judge on what came next, --folds times along the time span.
-
-    Each fold trains for --epochs or --max-minutes; the last line printed is the file of scores.
-    """
-    from report.folds import folds_text
-    from train import TFTTrainer
-    from train.cross_validate import cross_validate, saved_config
-    from train.options import configure
-
-    saved = saved_config(run_dir, resume)
-    trainer = TFTTrainer(*configure(options, saved), say)
-    data = data or (Path(saved["data"]["path"]) if saved is not None else built_in_fleet())
-    path, result = until_stopped(
-        lambda stop: cross_validate(trainer, data, folds, run_dir, resume, windows, stop)
-    )
-    click.echo(folds_text(result))
-    click.echo(path)
+    asked, client = read_queries(queries), connect(url, token_env, basic_auth_env, timeout, say)
+    with ProgressLine(f"fetching from {url}") as progress:
+        fetched = ingest(client, days, out, asked, progress=progress)
+    for line in fetched.lines():
+        say(f"  {line}")
+    click.echo(out)
 
 
 @cli.command()
@@ -251,11 +163,15 @@ def cross_validate(
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".parquet or .csv.")
 @click.option("--quantiles", default="0.1,0.5,0.9", show_default=True, help="Levels to write.")
+@click.option(
+    "--shard", default="1/1", show_default=True,
+    help="i/N: only part i of N of the servers; a server's part depends on its name alone.",
+)  # fmt: skip
 @click.option("--device", default="auto", show_default=True)
 @column_options
 def forecast(
-    run: Path, data: Path, origins_file: Path | None, out: Path, quantiles: str, device: str,
-    **options: Any
+    run: Path, data: Path, origins_file: Path | None, out: Path, quantiles: str, shard: str,
+    device: str, **options: Any
 ) -> None:  # fmt: skip
     """Forecast a table with the forecaster of a run directory RUN."""
     from data.forecasts import (
@@ -265,16 +181,17 @@ def forecast(
         parse_levels,
         write_forecasts,
     )
+    from data.shards import parse_shard
     from train.runs import open_run
 
-    levels = parse_levels(quantiles)
+    levels, part = parse_levels(quantiles), parse_shard(shard)
     check_output(out, *(path for path in (data, origins_file) if path is not None))
     opened = open_run(run, device)
     forecaster, schema = opened.forecaster, opened.forecaster.schema
     check_levels(levels, schema)
     spec = columns_of(opened, options)
     fleet = read(data, spec, forecaster)
-    origins = choose_origins(origins_file, fleet, schema, spec.timezone, say)
+    origins = choose_origins(origins_file, fleet, schema, spec.timezone, say, part)
     with ProgressLine("forecasting") as progress:
         rows = write_forecasts(forecaster, fleet, origins, out, levels, progress)
     say(f"{rows:,} rows: {len(origins.server):,} windows of {len(schema.targets)} metrics")
@@ -349,28 +266,22 @@ def explain(
         click.echo(file)
 
 
-def until_stopped(work: Callable[["StopRequest"], Any]) -> Any:
-    """Do what SIGINT and SIGTERM stop after saving; exit as shells expect of them."""
-    from train.signals import Stopped, StopRequest
+@cli.command()
+@RUN
+@click.option("--format", "file_format", type=click.Choice(["torch", "onnx"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".pt2 or .onnx.")
+def export(run: Path, file_format: str, out: Path) -> None:
+    """Write the forecaster of RUN as one file for programs without this code; see tft/export.py."""
+    from data.forecasts import check_output
+    from tft.export import ENDINGS, export_forecaster
+    from train.runs import open_run
 
-    with StopRequest() as stop:
-        try:
-            return work(stop)
-        except Stopped as stopped:
-            stop.until_exit()
-            say(str(stopped))
-            sys.exit(stopped.exit_code)
-
-
-def built_in_fleet() -> Path:
-    """Return the folder of the built-in fleet, generated first where it is missing."""
-    if not BUILT_IN.exists() or (BUILT_IN.is_dir() and not any(BUILT_IN.iterdir())):
-        from data.synthetic import FleetSpec, write_fleet
-
-        say(f"no --data and no {BUILT_IN}/: generating the built-in fleet")
-        with ProgressLine("generating") as progress:
-            write_fleet(FleetSpec(), BUILT_IN, progress=progress)
-    return BUILT_IN
+    check_output(out, endings=[ENDINGS[file_format]])
+    forecaster = open_run(run, "cpu").forecaster
+    with ProgressLine(f"exporting as {file_format}"):
+        difference = export_forecaster(forecaster, file_format, out)
+    say(f"compared on random windows: at most {difference:.1g} of a window's spread apart")
+    click.echo(out)
 
 
 def columns_of(opened: "OpenRun", options: Mapping[str, Any]) -> "TableSpec":
@@ -394,10 +305,16 @@ def read(data: Path, spec: "TableSpec", forecaster: "Forecaster") -> "Fleet":
     return result.fleet
 
 
-def say(line: str) -> None:
-    """Tell a person something; standard output is for results."""
-    click.echo(line, err=True)
+def read_for(run: Path, data: Path) -> "Fleet":
+    """Read a table as a run's own was read."""
+    from train.runs import open_run
 
+    opened = open_run(run, "cpu")
+    return read(data, columns_of(opened, {}), opened.forecaster)
+
+
+cli.add_command(serve_command(read_for))
+cli.add_command(demo_command(demo_run))
 
 if __name__ == "__main__":
     cli()

@@ -38,7 +38,6 @@ from benchmarks.machine import measured_on
 from benchmarks.peer_data import WINDOWS, save_fleet, save_windows, windows_of
 from benchmarks.speed import measure
 from benchmarks.training import label
-from cli import built_in_fleet
 from data.fleet import FloatArray
 from data.reading import TableSpec, read_fleet
 from report.naive import NAIVE_FORECASTS
@@ -46,6 +45,7 @@ from report.scores import SCORED_QUANTILES, ScoreSums
 from tft.bundle import write_atomically
 from tft.schema import Metric
 from train import TrainConfig
+from train.commands import built_in_fleet
 from train.config import parse_setting, split_names
 
 Row = dict[str, Any]

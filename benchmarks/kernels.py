@@ -44,6 +44,7 @@ CONFIG = TFTConfig(
     static_cardinalities=(64, 8),
     future_channels=29,
     static_channels=21,
+    num_naive=4,
 )
 CONTEXT, HORIZON = 288, 96
 PRODUCT_SIZE = 1500  # rows and columns
@@ -263,6 +264,8 @@ def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
     mask = seen.expand(B, -1, -1).contiguous()  # [B, H, L], as the network makes it
     attended, queries, temporal, transformed = (_leaf(device, B, H, D) for _ in range(4))
     levels = torch.tensor(config.quantiles, device=device)
+    K, Q = config.num_naive, len(levels)
+    naive = torch.randn(B, H, M, K, Q, device=device).sort(-1).values
 
     def attend() -> tuple[Tensor, ...]:
         return (n.attention(enriched[:, -H:], enriched, mask),)
@@ -271,16 +274,16 @@ def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
         return (n.output_skip(n.feed_forward(n.attention_skip(attended, queries)), temporal),)
 
     def loss() -> tuple[Tensor, ...]:
-        return (quantile_loss(n.head(transformed), target, levels).mean(),)
+        return (quantile_loss(n.head(transformed, naive), target, levels).mean(),)
 
     attention = attention_operations(B, H, T + H, D, config.attention_heads)
     skips = 2 * product(B * H, D, 2 * D) + grn_operations(B * H, D)
-    head = product(B * H, D, M * len(levels))
+    head = product(B * H, D, M * (Q + 1 + K + Q - 1))
     skip_parts = (n.attention_skip, n.feed_forward, n.output_skip)
     return [
         Block("attention", (n.attention,), (enriched, mask), attend, attention),
         Block("skip, feed-forward, skip", skip_parts, (attended, queries, temporal), skip, skips),
-        Block("quantile head, loss", (n.head,), (transformed, target), loss, head),
+        Block("quantile head, loss", (n.head,), (transformed, naive, target), loss, head),
     ]
 
 

@@ -20,8 +20,8 @@ import click
 from tqdm import tqdm
 
 from benchmarks.machine import measured_on
-from cli import BUILT_IN, built_in_fleet
 from tft.bundle import write_atomically
+from train.commands import BUILT_IN, built_in_fleet
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 STUDIES: dict[str, dict[str, dict[str, Any]]] = {

@@ -28,12 +28,12 @@ from tqdm import tqdm
 from benchmarks.machine import measured_on
 from benchmarks.training import label, spread
 from benchmarks.worlds import FLAT, MODEL, held_out, split_table, study
-from cli import built_in_fleet
 from data.reading import TableSpec, read_fleet
 from data.synthetic import FleetSpec, write_fleet
 from report.scores import MEAN
 from tft.bundle import write_atomically
 from train import TFTTrainer, TrainConfig
+from train.commands import built_in_fleet
 
 SMALL_FLEET = FleetSpec(
     seed=1042, num_ml_compute=1, num_database=2, num_web_api=3, num_conductor_mgmt=1,

@@ -6,6 +6,7 @@ B windows, H horizon steps, M targets, Q quantiles.
 import csv
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from data.fleet import Fleet, IntArray
 from data.reading.clean import read_times, to_ticks
+from data.shards import WHOLE, Shard
 from data.windows import WindowStore
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
@@ -38,8 +40,11 @@ def choose_origins(
     schema: FeatureSchema,
     timezone: str,
     say: Callable[[str], None],
+    shard: Shard = WHOLE,
 ) -> Origins:
     """Read a file of origins, or take every server's latest, and say what is out of the ordinary.
+
+    A file or table that is refused is refused for every part of the fleet.
 
     Args:
         path: see `read_origins`; None: see `latest_origins`.
@@ -47,18 +52,28 @@ def choose_origins(
         schema: of the forecaster.
         timezone: zone of the file's times that name none.
         say: told of servers left out, of ended ones and of cold starts, a line each.
+        shard: the part of the fleet to forecast and to speak of; it may hold no server.
+
+    Raises:
+        ValueError: no server of the table can be forecast, or see `read_origins`.
     """
     if path is not None:
         origins = read_origins(path, fleet, schema, timezone)
     else:
         origins = latest_origins(fleet, schema)
-        for name in silent_servers(fleet, schema):
+        for name in filter(shard.has, silent_servers(fleet, schema)):
             say(f"{name}: no target seen in its last {schema.context_length} ticks; not forecast")
-        for name in ended_early(fleet, schema):
+        for name in filter(shard.has, ended_early(fleet, schema)):
             say(f"{name}: its rows end long before the table's; forecast from its own last one")
-    for name in cold_starts(fleet, origins, schema):
+    if len(origins.server) == 0:
+        raise ValueError(
+            "nothing to forecast: no server has a target seen in its last "
+            f"{schema.context_length} ticks"
+        )
+    for name in filter(shard.has, cold_starts(fleet, origins, schema)):
         say(f"{name}: cold start, under {schema.min_context_length} ticks of history")
-    return origins
+    mine = np.array([shard.has(name) for name in fleet.servers])[origins.server]
+    return Origins(origins.server[mine], origins.origin[mine])
 
 
 def latest_origins(fleet: Fleet, schema: FeatureSchema) -> Origins:
@@ -135,7 +150,7 @@ def write_forecasts(
     Args:
         forecaster: in evaluation mode.
         fleet: read with the forecaster's schema.
-        origins: windows, in the order of the rows.
+        origins: windows, in the order of the rows; none make a table without rows.
         path: `.parquet` or `.csv`; appears whole or not at all, and replaces what was there.
         quantiles: levels to write, among the schema's.
         progress: called with the fraction done.
@@ -154,46 +169,38 @@ def write_forecasts(
     store = WindowStore(fleet, schema, forecaster.quantiles.device, forecaster.facts.servers)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = 0
-    sink = None
     try:
-        for start in range(0, len(origins.server), BATCH_SIZE):
-            part = Origins(*(values[start : start + BATCH_SIZE] for values in origins))
-            forecast = forecaster.forecast(store.gather(*part))[..., columns].cpu().numpy()
-            _refuse_not_finite(fleet, part, forecast, schema)
-            table = _rows(fleet, part, forecast, names, schema)
-            sink = sink or _Sink(temporary, path.suffix, table)
-            sink.write(table)
-            rows += len(table)
-            if progress is not None:
-                progress((start + len(part.server)) / len(origins.server))
-        if sink is None:
-            raise ValueError(
-                "nothing to forecast: no server has a target seen in its last "
-                f"{schema.context_length} ticks"
-            )
-        sink.close()
+        with closing(_Sink(temporary, path.suffix, _example(fleet, names, schema))) as sink:
+            for start in range(0, len(origins.server), BATCH_SIZE):
+                part = Origins(*(values[start : start + BATCH_SIZE] for values in origins))
+                forecast = forecaster.forecast(store.gather(*part))[..., columns].cpu().numpy()
+                _refuse_not_finite(fleet, part, forecast, schema)
+                table = _rows(fleet, part, forecast, names, schema)
+                sink.write(table)
+                rows += len(table)
+                if progress is not None:
+                    progress((start + len(part.server)) / len(origins.server))
         os.replace(temporary, path)
     finally:
-        if sink is not None:
-            sink.close()
         temporary.unlink(missing_ok=True)
     return rows
 
 
-def check_output(path: Path, *inputs: Path) -> None:
+def check_output(path: Path, *inputs: Path, endings: Sequence[str] = FORMATS) -> None:
     """Refuse an output path before any work is done.
 
     Args:
         path: what would be written.
         inputs: files and folders that are read, none of which may change.
+        endings: of names it may have.
 
     Raises:
         ValueError: its ending is no format, it cannot be written, or it is (in) an input.
     """
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file, such as {path / 'forecasts.parquet'}")
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path}: expected a name ending in {' or '.join(FORMATS)}")
+        raise ValueError(f"{path} is a folder; name a file, such as {path / f'out{endings[0]}'}")
+    if path.suffix not in endings:
+        raise ValueError(f"{path}: expected a name ending in {' or '.join(endings)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -276,6 +283,12 @@ def _rows(
             **{name: forecast[..., q].ravel() for q, name in enumerate(names)},
         }
     )
+
+
+def _example(fleet: Fleet, names: list[str], schema: FeatureSchema) -> pd.DataFrame:
+    """Return rows that only show the columns and their types."""
+    zeros = np.zeros((1, 1, len(schema.targets), len(names)), np.float32)
+    return _rows(fleet, Origins(np.zeros(1, np.int64), np.zeros(1, np.int64)), zeros, names, schema)
 
 
 def _utc(ticks: IntArray, schema: FeatureSchema) -> pd.Series:

@@ -1,10 +1,39 @@
-"""What a person meets at the command line: progress, and folders that cannot be written to."""
+"""What a person meets at the command line: shared options, lines, progress, refused folders."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
 from tqdm import tqdm
+
+DATA = click.option("--data", type=click.Path(path_type=Path), help="Table or folder of tables.")
+
+
+def with_options(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
+    """Add options to a command, in this order."""
+
+    def decorate(command: Callable[..., None]) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+column_options = with_options(  # how a table's rows are told apart
+    click.option("--timestamp-column", "timestamp", help="Column of times."),
+    click.option("--server-column", "server_name", help="Column of server names."),
+    click.option("--profile-column", "profile", help="Column of server profiles."),
+    click.option("--timezone", help="Zone of times that name none.  [default: UTC]"),
+    click.option("--strict", is_flag=True, default=None, help="A rejected row is an error."),
+)
+
+
+def say(line: str) -> None:
+    """Tell a person something; standard output is for results."""
+    click.echo(line, err=True)
 
 
 class ProgressLine:

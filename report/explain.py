@@ -22,8 +22,15 @@ from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore
 from report.evaluate import held_out_windows, iso_time
 from report.explanation import Explanation, FloatArray, Reading, Spread, Variable
+from report.weights import (
+    history_by_lag,
+    may_look,
+    selection_weights,
+    share_on_history,
+    variable_names,
+)
 from tft.batch import WindowBatch
-from tft.forecaster import Forecaster, future_names, past_names, static_names
+from tft.forecaster import Forecaster
 from tft.model import TFTInputs, TFTOutput
 from tft.schema import FeatureSchema
 
@@ -31,6 +38,7 @@ SHUFFLES = 3
 BATCH_SIZE = 64
 LOW, HIGH = 0.1, 0.9  # of the windows' selection weights
 SEED = 0  # of the shuffles: the same run and table give the same figures
+HELD, SAME_HOURS = slice(0, -1), slice(-1, None)  # naive forecasts: of the past, of days before
 DRAWN = 4  # candidates for each window values are taken from, see `_draw_donors`
 
 
@@ -39,15 +47,6 @@ class Change(NamedTuple):
 
     group: str
     columns: tuple[int, ...]
-
-
-def variable_names(schema: FeatureSchema) -> dict[str, tuple[str, ...]]:
-    """Name the network's variables by group, in the network's order."""
-    return {
-        "past": past_names(schema),
-        "future": future_names(schema),
-        "static": static_names(schema),
-    }
 
 
 def explain(
@@ -164,9 +163,14 @@ def _draw_donors(
 def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
     """Return the inputs with a change's variables taken from the donors, gaps and all."""
     if change.group == "past":
-        return inputs._replace(past=_mix(inputs.past, donors.past, change.columns, 2))
+        past = _mix(inputs.past, donors.past, change.columns, 2)
+        return inputs._replace(past=past, naive=_mix_naive(inputs, donors, change.columns, HELD))
     if change.group == "future":
-        return inputs._replace(future=_mix(inputs.future, donors.future, change.columns, 2))
+        assert inputs.naive is not None
+        known = inputs.future.shape[2] - inputs.naive.shape[2]  # then the targets' hours before
+        hours = tuple(column - known for column in change.columns)
+        future = _mix(inputs.future, donors.future, change.columns, 2)
+        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, SAME_HOURS))
     reals = inputs.static_reals.shape[1]  # static variables are reals first, then codes
     real = tuple(column for column in change.columns if column < reals)
     code = tuple(column - reals for column in change.columns if column >= reals)
@@ -174,6 +178,17 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
         static_reals=_mix(inputs.static_reals, donors.static_reals, real, 1),
         static_codes=_mix(inputs.static_codes, donors.static_codes, code, 1),
     )
+
+
+def _mix_naive(
+    inputs: TFTInputs, donors: TFTInputs, columns: tuple[int, ...], kind: slice
+) -> Tensor:
+    """Return naive forecasts, a kind of them from the donors for those columns that are targets."""
+    assert inputs.naive is not None and donors.naive is not None
+    targets = [column for column in columns if 0 <= column < inputs.naive.shape[2]]
+    mixed = inputs.naive.clone()
+    mixed[:, :, targets, kind] = donors.naive[:, :, targets, kind]
+    return mixed
 
 
 def _mix(own: Tensor, other: Tensor, columns: tuple[int, ...], dim: int) -> Tensor:
@@ -206,40 +221,19 @@ class _Sums:
 
     def add_weights(self, slots: IntArray, inputs: TFTInputs, output: TFTOutput) -> None:
         """Add windows' selection weights and attention; ticks without a value do not count."""
-        assert output.attention is not None and output.static_weights is not None
-        assert output.past_weights is not None and output.future_weights is not None
-        assert inputs.past_seen is not None
+        assert output.attention is not None and inputs.past_seen is not None
         seen, attention = inputs.past_seen, output.attention  # [B, T], [B, H, L]
-        T = seen.shape[1]
-        ticks = seen.sum(1, keepdim=True).clamp(min=1)
-        past = (output.past_weights * seen.unsqueeze(-1)).sum(1) / ticks  # [B, V]
-        on_history = attention[..., :T].sum(-1).mean(1, keepdim=True)
-        row = [past, output.future_weights.mean(1), output.static_weights, on_history]
+        row = [selection_weights(seen, output), share_on_history(seen, attention)]
         self.slots.append(slots)
         self.rows.append(torch.cat(row, dim=1).float().cpu().numpy())
-        self._add_attention(slots, seen, attention)
-
-    def _add_attention(self, slots: IntArray, seen: Tensor, attention: Tensor) -> None:
-        """Add windows' attention [B, H, L]; of the context only `seen` [B, T] ticks get any."""
-        T, H = seen.shape[1], attention.shape[1]
-        ahead = torch.ones(H, H, dtype=torch.bool, device=seen.device).tril()
-        may_look = torch.cat(
-            [seen.unsqueeze(1).expand(-1, H, -1), ahead.expand(len(seen), -1, -1)], dim=-1
-        )
-        relative = attention * may_look.sum(-1, keepdim=True)  # 1: as all that may be looked at
-        step, tick = torch.arange(H).unsqueeze(1), torch.arange(T)
-        lag = (T + step - tick).flatten().to(seen.device)  # [H * T] ticks from key to query
-        # Of history alone: steps far ahead share theirs with more steps, and reach other lags.
-        past_only = attention[..., :T]
-        share = past_only.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
-        history = past_only / share * seen.sum(1)[:, None, None]
-        looks = may_look.to(relative.dtype)
-        pairs = ((relative, history), (looks, looks[..., :T]))  # sums, and counts
-        for part, (whole, past_part) in enumerate(pairs):
-            self.by_step[part] += whole.sum(0).double().cpu().numpy()
-            sums = whole.new_zeros(len(seen), T + H)
-            sums.index_add_(1, lag, past_part.flatten(1))
-            np.add.at(self.by_lag[part], slots, sums.double().cpu().numpy())
+        looks = may_look(seen, attention.shape[1])
+        relative = attention * looks.sum(-1, keepdim=True)  # 1: as all that may be looked at
+        steps = (relative, looks.to(relative.dtype))  # sums, and counts
+        for part, (by_step, by_lag) in enumerate(
+            zip(steps, history_by_lag(seen, attention), strict=True)
+        ):
+            self.by_step[part] += by_step.sum(0).double().cpu().numpy()
+            np.add.at(self.by_lag[part], slots, by_lag.double().cpu().numpy())
 
     def reading(self, server: str | None, slots: IntArray) -> Reading:
         """Return what some servers' windows say together."""

@@ -220,8 +220,16 @@ class ScoreSums:
 
     def merge(self, other: "ScoreSums") -> None:
         """Add all that was added to another, of the same metrics, levels and horizon."""
-        self.windows += other.windows
-        for name, values in other._sums.items():
+        self.add_array(other.to_array(), other.windows)
+
+    def to_array(self) -> FloatArray:
+        """Return every sum, [sums, H, M] float64, for `add_array`."""
+        return np.stack([self._sums[name] for name in _SUMS])
+
+    def add_array(self, sums: FloatArray, windows: int) -> None:
+        """Add what `to_array` returned of sums of the same metrics and horizon."""
+        self.windows += windows
+        for name, values in zip(_SUMS, sums, strict=True):
             self._sums[name] += values
 
     def rows(self, bucket: Bucket | None = None) -> tuple[Scores, ...]:

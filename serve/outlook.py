@@ -51,3 +51,5 @@ class Outlook:
     quantiles: FloatArray  # [S, H, M, Q] raw units, NaN where the status is not FORECAST
     thresholds: FloatArray  # [S, M] raw units, NaN where a metric is not watched
     chance: FloatArray  # [S, H, M] of being at or over the threshold at each step, NaN as above
+    revisions: tuple[int, ...] = ()
+    """Of each server's history, as the state counts them: what changed since is forecast anew."""

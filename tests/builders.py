@@ -24,6 +24,7 @@ TINY = TFTConfig(
     embedding_size=4,
     attention_heads=2,
     dropout=0.1,
+    num_naive=3,
 )
 
 SCHEMA = FeatureSchema(
@@ -51,6 +52,7 @@ def random_inputs(
 ) -> TFTInputs:
     """Return inputs for a TINY network; every tick seen."""
     draw = torch.Generator().manual_seed(seed)
+    naive = (B, H, TINY.num_targets, TINY.num_naive, len(TINY.quantiles))
     return TFTInputs(
         past=torch.randn(B, T, TINY.num_past, 2, generator=draw, dtype=dtype),
         future=torch.randn(B, H, TINY.num_future, 2, generator=draw, dtype=dtype),
@@ -58,6 +60,7 @@ def random_inputs(
         static_codes=torch.stack(
             [torch.randint(0, n, (B,), generator=draw) for n in TINY.static_cardinalities], dim=1
         ),
+        naive=torch.randn(naive, generator=draw, dtype=dtype).sort(-1).values,
     )
 
 

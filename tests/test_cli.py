@@ -108,6 +108,40 @@ def test_forecast_from_origins(made: Path, here: Path) -> None:
     assert list(table)[4:] == ["q0.02", "q0.5"]
 
 
+@pytest.mark.parametrize("parts", [2, 5])
+@pytest.mark.parametrize("given", [False, True], ids=["latest origins", "a file of origins"])
+def test_the_parts_of_a_fleet_together_are_the_whole(
+    made: Path, here: Path, parts: int, given: bool
+) -> None:
+    """With a cold start, and with parts that hold no server."""
+    table = pd.read_csv(made / "fleet.csv")
+    young = table[table.server_name == "server2"].tail(3).assign(server_name="young")
+    pd.concat([table, young]).to_csv("t.csv", index=False)
+    origins = "server0,2026-01-06T01:00:00Z\nserver1,2026-01-05T20:00:00Z\n"
+    origins += "young,2026-01-06T06:00:00Z\nserver0,2026-01-06T02:00:00Z\n"
+    Path("origins.csv").write_text("server_name,origin\n" + origins)
+    command = ["forecast", made / "run", "--data", "t.csv"]
+    command += ["--origins", "origins.csv"] if given else []
+    whole = invoke(*command, "--out", "whole.csv")
+    pieces = [
+        invoke(*command, "--out", f"part{i}.csv", "--shard", f"{i}/{parts}")
+        for i in range(1, parts + 1)
+    ]
+    assert [result.exit_code for result in (whole, *pieces)] == [0] * (1 + parts)
+    keys = ["server_name", "origin", "timestamp", "metric"]
+    expected, *found = (
+        pd.read_csv(file) for file in ("whole.csv", *(f"part{i + 1}.csv" for i in range(parts)))
+    )
+    assert 0 < min(map(len, filter(len, found))) < len(expected)
+    pd.testing.assert_frame_equal(
+        pd.concat(part for part in found if len(part)).sort_values(keys, ignore_index=True),
+        expected.sort_values(keys, ignore_index=True),
+        rtol=1e-5,  # a batch of other windows is rounded otherwise
+    )
+    said = "".join(result.stderr for result in pieces)
+    assert said.count("young: cold start") == whole.stderr.count("young: cold start") == 1
+
+
 def test_an_unseen_server_and_a_missing_observed_column_are_forecast(
     made: Path, here: Path
 ) -> None:
@@ -178,7 +212,7 @@ def test_results_are_on_stdout_and_all_else_on_stderr(made: Path, here: Path) ->
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["generate"], ["forecast"], ["evaluate"], ["lr-find"]]
+    "command", [[], ["train"], ["generate"], ["forecast"], ["evaluate"], ["lr-find"], ["export"]]
 )
 def test_help(command: list[str]) -> None:
     result = invoke(*command, "--help")
@@ -264,6 +298,7 @@ BAD = [
     (["forecast", "{made}/run", *DATA, "--out", "no/o.csv"], "does not exist"),
     (["forecast", "{made}/run", *DATA, *OUT, "--quantiles", "0.3"], "0.3 was not trained"),
     (["forecast", "{made}/run", *DATA, *OUT, "--quantiles", "half"], "between 0 and 1"),
+    (["forecast", "{made}/run", *DATA, *OUT, "--shard", "0/2"], "shard '0/2': expected i/N"),
     (["forecast", "{made}/run", *DATA, *OUT, "--origins", "nobody.csv"], "line 2, server_name"),
     (["forecast", "{made}/run", *DATA, *OUT, "--origins", "never.csv"], "line 2, origin 'never'"),
     (["forecast", "{made}/run", *DATA, *OUT, "--origins", "before.csv"], "line 2, origin"),
@@ -278,6 +313,10 @@ BAD = [
     (["train", *DATA, *TARGET, "--set", "logs_dir=../x"], "expected a folder's name in the run"),
     (["evaluate", "nowhere"], "nowhere"),
     (["evaluate", "{made}/run", "--data", "short.csv"], "no window to evaluate"),
+    (["export", "{made}/run", "--format", "torch", "--out", "o.onnx"], "ending in .pt2"),
+    (["export", "{made}/run", "--format", "onnx", "--out", "no/o.onnx"], "does not exist"),
+    (["export", "{made}/run", "--format", "pickle", "--out", "o.pkl"], "'pickle' is not one of"),
+    (["export", "full", "--format", "torch", "--out", "o.pt2"], "no forecaster.json"),
     (["lr-find", *DATA, *TARGET, "--set", "lr=1"], "unknown configuration key 'lr'"),
     (["cross-validate", *DATA, *TARGET, "--folds", "1"], "1 is not in the range"),
     (["cross-validate", *DATA, *TARGET, "--folds", "2"], "2 folds cut the table's 360 ticks"),

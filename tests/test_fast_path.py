@@ -38,6 +38,10 @@ def results(network: TFT, inputs: TFTInputs, fast: bool) -> tuple[Tensor, list[T
     return quantiles.detach(), list(gradients)
 
 
+def _cast(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return x.to(dtype) if x is not None and x.is_floating_point() else x
+
+
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm().clamp(min=1e-6))
 
@@ -81,7 +85,7 @@ def test_equal_for_any_shape_mask_and_length(
         (torch.float64, 1e-12, 1e-10),
     ):
         network.to(dtype)
-        cast = TFTInputs(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+        cast = TFTInputs(*(_cast(x, dtype) for x in inputs))
         found, gradients = results(network, cast, fast=True)
         expected, expected_gradients = results(network, cast, fast=False)
         assert relative(found, expected) < output_tolerance

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from data.forecasts import (
     Origins,
     check_levels,
     check_output,
+    choose_origins,
     cold_starts,
     ended_early,
     latest_origins,
@@ -190,11 +192,26 @@ def test_a_failure_leaves_the_old_file_alone(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_to_forecast_is_said(tmp_path: Path) -> None:
+def test_nothing_to_forecast_is_said() -> None:
+    fleet = small_fleet()
+    fleet.values[:] = np.nan
+    said: list[str] = []
+    with pytest.raises(ValueError, match="nothing to forecast: no server has a target seen"):
+        choose_origins(None, fleet, SCHEMA, "UTC", said.append)
+    assert sum("no target seen in its last 30 ticks; not forecast" in line for line in said) == 3
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_no_window_is_a_table_of_the_same_columns(tmp_path: Path, ending: str) -> None:
+    """A part of a fleet may hold no server, and the parts are read as one table."""
     nothing = Origins(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    with pytest.raises(ValueError, match="nothing to forecast"):
-        write(tmp_path / "out.csv", nothing)
-    assert list(tmp_path.iterdir()) == []
+    some, none = tmp_path / f"some{ending}", tmp_path / f"none{ending}"
+    assert write(none, nothing) == 0
+    write(some, latest_origins(small_fleet(), SCHEMA))
+    if ending == ".csv":
+        assert none.read_text().splitlines() == [",".join(COLUMNS)]
+    else:
+        assert pq.read_schema(none) == pq.read_schema(some)
 
 
 def test_what_is_not_finite_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

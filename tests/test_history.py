@@ -3,7 +3,14 @@
 import numpy as np
 import torch
 
-from tft.history import HOURS_CHANNELS, WINDOW_CHANNELS, same_hours, window_summary
+from tft.history import (
+    HOURS_CHANNELS,
+    NAIVE_FORECASTS,
+    WINDOW_CHANNELS,
+    naive_forecasts,
+    same_hours,
+    window_summary,
+)
 
 
 def test_same_hours_by_hand() -> None:
@@ -40,10 +47,26 @@ def test_a_windows_summary_by_hand() -> None:
     np.testing.assert_allclose(told[0, 0].numpy(), expected, rtol=1e-5)
 
 
+def test_naive_forecasts_by_hand() -> None:
+    past = torch.arange(1.0, 102).view(1, 101, 1)
+    past[0, -2:] = torch.nan
+    days = torch.full((1, 2, 5, 1), torch.nan)
+    days[0, :, :2, 0] = torch.tensor([[1.0, 2.0], [6.0, 4.0]])
+    told = naive_forecasts(past, days, (0.1, 0.5))
+    assert told.shape == (1, 5, 1, len(NAIVE_FORECASTS), 2)
+    held = [[11, 50], [91, 94], [37, 64]]  # of 99, 10 and 70 observed ticks
+    assert told[0, :, 0, :3].tolist() == [held] * 5
+    hours = told[0, :, 0, 3].tolist()
+    assert hours[0] == hours[1] == [1, 4], "of 1, 2, 4 and 6: places 0 and 2"
+    assert hours[2] == [2, 2], "of 2 and 4, a tick away"
+    assert hours[3] == hours[4] == held[0], "nothing seen: the context's"
+
+
 def test_nothing_seen_says_nothing() -> None:
     past, days = torch.full((2, 9, 3), torch.nan), torch.full((2, 7, 4, 3), torch.nan)
     assert (window_summary(past, days) == 0).all()
     assert (same_hours(days) == 0).all()
+    assert (naive_forecasts(past, days, (0.1, 0.5)) == 0).all()
 
 
 def test_values_of_any_size_stay_finite() -> None:

@@ -50,7 +50,8 @@ def test_left_padding_equals_the_shorter_sequence(lengths: tuple[int, ...]) -> N
         inputs._replace(past=past, past_seen=seen, history_length=torch.tensor(lengths)), True
     )
     for row, length in enumerate(lengths):
-        one = TFTInputs(*(part[row : row + 1] for part in inputs[:4]))
+        parts = (None if part is None else part[row : row + 1] for part in inputs)
+        one = TFTInputs(*parts)
         alone = network(
             one._replace(past=one.past[:, T - length :], past_seen=seen[row : row + 1, -length:]),
             True,
@@ -142,6 +143,7 @@ def test_default_size_is_near_the_reference() -> None:
         ({"hidden_size": 7}, "multiple"),
         ({"num_past": 0}, "num_past 0"),
         ({"dropout": 1.0}, "dropout"),
+        ({"num_naive": -1}, "num_naive -1"),
         ({"num_static_reals": 0, "static_cardinalities": ()}, "static input"),
     ],
 )

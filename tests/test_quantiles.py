@@ -15,12 +15,32 @@ LEVELS = torch.tensor(DEFAULT_QUANTILES, dtype=torch.float64)
 @given(seed=st.integers(0, 10_000), size=st.sampled_from([1e-3, 1.0, 1e3, 1e6]))
 def test_quantiles_ascend_for_any_weights_and_inputs(seed: int, size: float) -> None:
     torch.manual_seed(seed)
-    head = QuantileHead(8, 3, DEFAULT_QUANTILES)
-    for parameter in head.parameters():
-        parameter.data = torch.randn_like(parameter) * size
-    out = head(torch.randn(16, 8) * size)
-    assert out.isfinite().all()
-    assert (out.diff(dim=-1) >= 0).all()
+    naive = (torch.randn(16, 3, 4, 7) * size).sort(-1).values
+    for head, given_too in (
+        (QuantileHead(8, 3, DEFAULT_QUANTILES), None),
+        (QuantileHead(8, 3, DEFAULT_QUANTILES, num_naive=4), naive),
+    ):
+        for parameter in head.parameters():
+            parameter.data = torch.randn_like(parameter) * size
+        out = head(torch.randn(16, 8) * size, given_too)
+        assert out.isfinite().all()
+        assert (out.diff(dim=-1) >= 0).all()
+
+
+def test_a_head_can_repeat_a_naive_forecast_of_any_size() -> None:
+    """Which no head can that reads the output of a layer norm alone."""
+    head = QuantileHead(8, 2, DEFAULT_QUANTILES, num_naive=3)
+    naive = (torch.randn(5, 2, 3, 7) * torch.tensor([1.0, 100.0, 1.0]).view(3, 1)).sort(-1).values
+    with torch.no_grad():
+        head.linear.bias.copy_(torch.tensor([-100.0, -100, -100, 0, -100, -100, -100]).repeat(2))
+        head.shares.bias.copy_(torch.tensor([0.0, 0.0, 100.0, 0.0]).repeat(2))
+    torch.testing.assert_close(head(torch.zeros(5, 8), naive), naive[:, :, 1])
+
+
+def test_shares_of_naive_forecasts_sum_to_one() -> None:
+    shares = QuantileHead(8, 2, DEFAULT_QUANTILES, num_naive=3).naive_shares(torch.randn(5, 8))
+    assert shares.shape == (5, 2, 4)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(5, 2))
 
 
 def test_a_fresh_head_forecasts_a_standard_normal() -> None:

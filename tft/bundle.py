@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from tft.files import write_atomically as write_atomically  # others know it from here
 from tft.forecaster import Forecaster, TrainingFacts
 from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
@@ -31,8 +32,7 @@ def save_forecaster(forecaster: Forecaster, folder: str | os.PathLike[str]) -> N
     """Write a bundle, replacing the one in `folder` if there is one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in forecaster.state_dict().items()}
-    weights = save_tensors(tensors)
+    weights = packed_weights(forecaster)
     digest = hashlib.sha256(weights).hexdigest()
     weights_name = f"weights-{digest[:12]}.safetensors"
     manifest = {
@@ -51,6 +51,12 @@ def save_forecaster(forecaster: Forecaster, folder: str | os.PathLike[str]) -> N
     for old in folder.glob("weights-*.safetensors"):
         if old.name != weights_name:
             old.unlink()
+
+
+def packed_weights(forecaster: Forecaster) -> bytes:
+    """Return the weights as the content of a safetensors file; its hash is their identity."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in forecaster.state_dict().items()}
+    return save_tensors(tensors)
 
 
 def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Forecaster:
@@ -134,28 +140,6 @@ def _read_weights(
             f"{found.get(key)}, expected {expected.get(key)}"
         )
     return tensors
-
-
-def write_atomically(path: Path, blob: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, must outlive a power cut
-        finally:
-            os.close(folder)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = os.fspath(path)  # a full disk names no file by itself
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _tuples(plain: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from tft.batch import WindowBatch
 from tft.calibration import scale_gaps
-from tft.history import HOURS_CHANNELS, WINDOW_CHANNELS, same_hours, window_summary
+from tft.history import (
+    HOURS_CHANNELS,
+    NAIVE_FORECASTS,
+    WINDOW_CHANNELS,
+    naive_forecasts,
+    same_hours,
+    window_summary,
+)
 from tft.model import TFT, TFTConfig, TFTInputs, TFTOutput
 from tft.normalise import WindowNormaliser, WindowScale, presence_channels
 from tft.quantiles import LossSum, quantile_loss
@@ -59,6 +66,7 @@ def network_config(schema: FeatureSchema, **sizes: Any) -> TFTConfig:
         num_static_reals=num_targets + len(schema.static_reals),
         future_channels=HOURS_CHANNELS + STATIC_CHANNELS,
         static_channels=STATIC_CHANNELS,
+        num_naive=len(NAIVE_FORECASTS),
         static_cardinalities=(schema.server_buckets, len(schema.profiles) + 1),
         quantiles=schema.quantiles,
         **sizes,
@@ -118,6 +126,7 @@ class Forecaster(nn.Module):
             "num_static_reals",
             "future_channels",
             "static_channels",
+            "num_naive",
             "static_cardinalities",
             "quantiles",
         ):
@@ -153,6 +162,7 @@ class Forecaster(nn.Module):
             known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
             level = self.normaliser.scale_features(scale)[:, :M]
             summary = torch.cat([level, window_summary(values[..., :M], days)], dim=-1)
+            naive = naive_forecasts(values[..., :M], days, self.schema.quantiles)
             told = summary.unsqueeze(1).expand(-1, H, -1, -1)
             inputs = TFTInputs(
                 past=torch.cat([past, known_past[:, -T:]], dim=2),
@@ -161,6 +171,7 @@ class Forecaster(nn.Module):
                 static_codes=self._hide_codes(batch.static_codes),
                 past_seen=past[..., 1].any(-1),
                 history_length=batch.history_length,
+                naive=naive.clamp(-TARGET_CLIP, TARGET_CLIP),
             )
         return Encoded(inputs, scale)
 

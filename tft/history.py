@@ -1,11 +1,12 @@
-"""Summaries of history that the network reads beside the ticks themselves.
+"""Summaries of history that the network reads beside the ticks, and naive forecasts it leans on.
 
 Rhythms longer than the context, a nightly backup or a weekly batch, show in the days before at the
 hours that are forecast; and what a window held is told in numbers where a recurrent layer would
-have to count. Everything is in a window's own spreads around its own level, compressed by asinh:
-one spread more matters near the level, not a hundred away.
+have to count. Everything is in a window's own spreads around its own level. Summaries are
+compressed by asinh: one spread more matters near the level, not a hundred away.
 
-B batch, T context, H horizon, M metrics; days: the horizon's ticks on days before, newest first.
+B batch, T context, H horizon, M metrics, K naive forecasts, Q quantiles; days: the horizon's ticks
+on days before, newest first.
 """
 
 import torch
@@ -16,6 +17,8 @@ LEVELS = (0.1, 0.5, 0.9)  # quantiles that are told
 SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes, 1 and 6 hours
 AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
 FARTHEST = 100.0  # spreads; what is farther away is told as that far
+SAME_HOURS = 1  # ticks on either side whose values on the days before make a naive forecast
+NAIVE_FORECASTS = ("context", "last hour", "last 6 hours", "same hours before")
 HOURS_CHANNELS = 8
 WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 1
 
@@ -66,6 +69,30 @@ def window_summary(past: Tensor, days: Tensor) -> Tensor:
     return torch.stack([*told, _seen(others).mean(1)], dim=-1)
 
 
+def naive_forecasts(past: Tensor, days: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Forecast every step by quantiles of what was seen.
+
+    Args:
+        past: [B, T, M], NaN where missing.
+        days: [B, days, H, M], NaN where unseen.
+        levels: Q quantile levels, ascending.
+
+    Returns:
+        [B, H, M, K, Q], ascending in Q: see `NAIVE_FORECASTS`. The first three hold for the whole
+        horizon; the last is of each step's own hour on the days before. Where one has seen nothing
+        it is the context's, and 0 where that has not either.
+    """
+    H = days.shape[2]
+    spans = (past, *(past[:, -ticks:] for ticks in SPANS))
+    held = [_at(levels, span.transpose(1, 2)) for span in spans]  # [B, M, Q] each
+    around = F.pad(days, (0, 0, SAME_HOURS, SAME_HOURS), value=torch.nan)
+    around = around.unfold(2, 2 * SAME_HOURS + 1, 1)  # [B, days, H, M, ticks]
+    same = _at(levels, around.permute(0, 2, 3, 1, 4).flatten(3))  # [B, H, M, Q]
+    every = [*(each.unsqueeze(1).expand(-1, H, -1, -1) for each in held), same]
+    whole = every[0].nan_to_num(0.0)
+    return torch.stack([torch.where(each.isnan(), whole, each) for each in every], dim=-2)
+
+
 def compressed(values: Tensor) -> Tensor:
     """Return asinh of values, 0 for NaN."""
     return values.clamp(-FARTHEST, FARTHEST).asinh().nan_to_num(0.0)
@@ -79,15 +106,17 @@ def _summary(values: Tensor) -> list[Tensor]:
     return [*_quantiles(near), deviation, largest.masked_fill(largest.isinf(), torch.nan)]
 
 
-def _quantiles(values: Tensor) -> list[Tensor]:
-    """Return the nearest observed value at each level of [B, n, M], [B, M] each."""
-    count = (~values.isnan()).sum(1, keepdim=True)
-    ordered = values.nan_to_num(nan=torch.inf).sort(dim=1).values
-    chosen = []
-    for level in LEVELS:
-        place = ((count - 1).clamp(min=0) * level).round().long()
-        chosen.append(ordered.gather(1, place).masked_fill(count == 0, torch.nan).squeeze(1))
-    return chosen
+def _quantiles(values: Tensor) -> tuple[Tensor, ...]:
+    """Return the nearest observed value at each of LEVELS of [B, n, M], [B, M] each."""
+    return _at(LEVELS, values.transpose(1, 2)).unbind(-1)
+
+
+def _at(levels: tuple[float, ...], values: Tensor) -> Tensor:
+    """Return the nearest observed value at each level of [..., n], [..., levels], NaN for none."""
+    last = (~values.isnan()).sum(-1, keepdim=True) - 1  # observed, but one
+    place = (last.clamp(min=0) * values.new_tensor(levels)).round().long()
+    ordered = values.nan_to_num(nan=torch.inf).sort(-1).values
+    return ordered.gather(-1, place).masked_fill(last < 0, torch.nan)
 
 
 def _around(days: Tensor, ticks: int) -> tuple[Tensor, Tensor, Tensor]:

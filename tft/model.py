@@ -48,6 +48,8 @@ class TFTConfig:
     """Numbers that make up a future variable at a step."""
     static_channels: int = CHANNELS
     """Numbers that make up a static real."""
+    num_naive: int = 0
+    """Naive forecasts the head may lean on; 0 is the paper's network."""
 
     def __post_init__(self) -> None:
         """Refuse sizes no network can have."""
@@ -57,6 +59,8 @@ class TFTConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.num_naive < 0:
+            raise ValueError(f"num_naive {self.num_naive} must be at least 0")
         if self.attention_heads < 1 or self.hidden_size % self.attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of "
@@ -77,6 +81,7 @@ class TFTInputs(NamedTuple):
     static_codes: Tensor  # [B, number of categories] int64
     past_seen: Tensor | None = None  # [B, T] bool, ticks attention may look at; None: all
     history_length: Tensor | None = None  # [B] int64 on the CPU, right-aligned; None: all T
+    naive: Tensor | None = None  # [B, H, M, num_naive, Q], ascending in Q; None without any
 
 
 class TFTOutput(NamedTuple):
@@ -87,6 +92,7 @@ class TFTOutput(NamedTuple):
     past_weights: Tensor | None = None  # [B, T, num_past] variable selection
     future_weights: Tensor | None = None  # [B, H, num_future]
     static_weights: Tensor | None = None  # [B, static inputs], reals first
+    naive_shares: Tensor | None = None  # [B, H, M, 1 + num_naive], the first left to the head alone
 
 
 class TFT(nn.Module):
@@ -124,7 +130,7 @@ class TFT(nn.Module):
         self.attention_skip = GatedSkip(D, dropout)
         self.feed_forward = GatedResidualNetwork(D, dropout)
         self.output_skip = GatedSkip(D, dropout)
-        self.head = QuantileHead(D, config.num_targets, config.quantiles)
+        self.head = QuantileHead(D, config.num_targets, config.quantiles, config.num_naive)
 
     def forward(self, inputs: TFTInputs, return_weights: bool = False) -> TFTOutput:
         """Forecast every horizon step of every target.
@@ -172,7 +178,7 @@ class TFT(nn.Module):
         # Position-wise feed-forward, section 4.5.4, and quantile outputs, section 4.6.
         transformed = self.feed_forward(attended)  # equation 21
         transformed = self.output_skip(transformed, temporal[:, -H:])  # equation 22
-        quantiles = self.head(transformed)  # equation 23
+        quantiles = self.head(transformed, inputs.naive)  # equation 23
         if not return_weights:
             return TFTOutput(quantiles)
         pad = inputs.past.shape[1] - past.shape[1]
@@ -183,6 +189,7 @@ class TFT(nn.Module):
             nn.functional.pad(past_weights, (0, 0, pad, 0)),
             future_weights,
             static_weights,
+            None if inputs.naive is None else self.head.naive_shares(transformed),
         )
 
     def _select_static(self, inputs: TFTInputs) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Quantiles that cannot cross, and their loss.
 
-B batch, H horizon, M targets, Q quantiles, D hidden.
+B batch, H horizon, M targets, Q quantiles, D hidden, K naive forecasts.
 """
 
 from collections.abc import Sequence
@@ -15,31 +15,82 @@ class QuantileHead(nn.Module):
     """Linear quantile outputs (equation 23) made monotone: the median, and gaps on both sides.
 
     A fresh head with no input forecasts a standard normal: the unit of normalised targets.
+
+    Given naive forecasts it adds a share of each (not in the paper): what comes out of the layers
+    before has passed a layer norm and is of one size, but tonight's backup is as large as last
+    night's was; and where there is nothing to learn, the last day's own quantiles are hard to beat.
+    Their gaps are stretched by factors of 0 and more, so quantiles still cannot cross.
     """
 
-    def __init__(self, hidden_size: int, num_targets: int, quantiles: Sequence[float]) -> None:
+    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: two thirds are left to the linear outputs
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_targets: int,
+        quantiles: Sequence[float],
+        num_naive: int = 0,
+    ) -> None:
         super().__init__()
-        self.shape = (num_targets, len(quantiles))
+        M, Q = num_targets, len(quantiles)
+        self.shape, self.num_naive = (M, Q), num_naive
         self.median = list(quantiles).index(0.5)
-        self.linear = nn.Linear(hidden_size, num_targets * len(quantiles))
+        self.linear = nn.Linear(hidden_size, M * Q)
         normal = torch.special.ndtri(torch.tensor(quantiles, dtype=torch.float64))
-        gaps = normal.diff().expm1().log()  # softplus of it is the gap
+        gaps = _softplus_of(normal.diff())
         bias = torch.cat([gaps[: self.median], torch.zeros(1), gaps[self.median :]])
         with torch.no_grad():
-            self.linear.bias.copy_(bias.repeat(num_targets))
+            self.linear.bias.copy_(bias.repeat(M))
+        if num_naive:
+            self.shares = nn.Linear(hidden_size, M * (1 + num_naive))
+            self.stretch = nn.Linear(hidden_size, M * (Q - 1))
+            logits = torch.tensor([self.OWN] + num_naive * [self.NAIVE])
+            with torch.no_grad():
+                self.shares.bias.copy_(logits.repeat(M))
+                self.stretch.bias.copy_(_softplus_of(torch.ones(M * (Q - 1))))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., D] to [..., M, Q], ascending in Q, in float32 or wider."""
-        raw = self.linear(x)
-        raw = raw.view(*raw.shape[:-1], *self.shape)
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        columns = list(raw.unbind(-1))  # a sum per column: cumsum is not deterministic on a GPU
-        gaps = F.softplus(raw).unbind(-1)
-        for q in range(self.median + 1, len(columns)):
-            columns[q] = columns[q - 1] + gaps[q]
-        for q in reversed(range(self.median)):
-            columns[q] = columns[q + 1] - gaps[q]
+    def forward(self, x: Tensor, naive: Tensor | None = None) -> Tensor:
+        """Forecast, in float32 or wider.
+
+        Args:
+            x: [..., D].
+            naive: [..., M, K, Q], ascending in Q; none where the head was built for none.
+
+        Returns:
+            [..., M, Q], ascending in Q.
+        """
+        own = self._outputs(self.linear, x)  # [..., M, Q]
+        below, middle, above = own.tensor_split((self.median, self.median + 1), dim=-1)
+        middle, gaps = middle.squeeze(-1), F.softplus(torch.cat([below, above], dim=-1))
+        if naive is not None:
+            mixed = (self.naive_shares(x)[..., 1:].unsqueeze(-1) * naive).sum(-2)
+            middle = middle + mixed[..., self.median]
+            gaps = gaps + F.softplus(self._outputs(self.stretch, x)) * mixed.diff(dim=-1)
+        return self._accumulate(middle, gaps)
+
+    def naive_shares(self, x: Tensor) -> Tensor:
+        """Return [..., M, 1 + K], each row's sum 1; the first is left to the linear outputs."""
+        return self._outputs(self.shares, x).softmax(-1)
+
+    def _outputs(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        raw: Tensor = linear(x)
+        raw = raw.view(*raw.shape[:-1], self.shape[0], -1)
+        return raw.to(torch.promote_types(raw.dtype, torch.float32))
+
+    def _accumulate(self, middle: Tensor, gaps: Tensor) -> Tensor:
+        """Go outward from the median [..., M] by gaps [..., M, Q - 1]."""
+        apart = gaps.unbind(-1)  # a sum per column: cumsum is not deterministic on a GPU
+        columns = [middle]
+        for gap in apart[self.median :]:
+            columns.append(columns[-1] + gap)
+        for gap in reversed(apart[: self.median]):
+            columns.insert(0, columns[0] - gap)
         return torch.stack(columns, dim=-1)
+
+
+def _softplus_of(positive: Tensor) -> Tensor:
+    """Return what softplus maps to it."""
+    return positive.expm1().log()
 
 
 class LossSum(NamedTuple):

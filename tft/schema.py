@@ -110,8 +110,7 @@ class FeatureSchema:
 
     def server_code(self, name: str) -> int:
         """Return the bucket of a server's name: the same in every process and Python."""
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        return 1 + int.from_bytes(digest, "big") % (self.server_buckets - 1)
+        return 1 + stable_hash(name) % (self.server_buckets - 1)
 
     def profile_code(self, name: str | None) -> int:
         """Return the code of a profile, 0 when it was not seen in training."""
@@ -141,3 +140,8 @@ class FeatureSchema:
         for role in ("targets", "observed"):
             values[role] = tuple(Metric(**metric) for metric in plain[role])
         return cls(**values)
+
+
+def stable_hash(name: str) -> int:
+    """Return a number of 64 bits: the same in every process and Python, unlike `hash`."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -100,11 +100,18 @@ def _named_axes(forecaster: Forecaster) -> dict[str, tuple[Axis, ...]]:
     schema, network = forecaster.schema, forecaster.network
     hidden, levels = range(network.config.hidden_size), schema.quantiles
     outputs = [(name, level) for name in schema.target_names for level in levels]
+    naive = range(1 + network.config.num_naive)
+    shares = [(name, number) for name in schema.target_names for number in naive]
+    gaps = [(name, number) for name in schema.target_names for number in range(len(levels) - 1)]
     named: dict[str, tuple[Axis, ...]] = {
         "category_embeddings.0.weight": ([None],),  # code 0 alone: no server is the same one
         "category_embeddings.1.weight": ([None, *schema.profiles],),
         "head.linear.weight": (outputs,),
         "head.linear.bias": (outputs,),
+        "head.shares.weight": (shares,),
+        "head.shares.bias": (shares,),
+        "head.stretch.weight": (gaps,),
+        "head.stretch.bias": (gaps,),
     }
     parts = {"past": past_names(schema), "future": future_names(schema)}
     for part, names in {**parts, "static": static_names(schema)}.items():

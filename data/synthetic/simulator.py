@@ -1,6 +1,6 @@
 """The synthetic fleet as it runs: one step for all servers at once, tick after tick.
 
-Nothing here is a column except what `_Fleet.measure` returns: leaks, queues, bursts and incidents
+Nothing here is a column except what `Machines.measure` returns: leaks, queues, bursts and incidents
 are the simulator's own, and a forecaster has to infer them as it would have to in life.
 
 Shapes: S servers, T ticks, n ticks of a day, J jobs of a day.
@@ -61,7 +61,7 @@ def _squash(value: Array, knee: float, top: float) -> Array:
     return np.where(value > knee, knee + room * (1 - np.exp(-over / room)), value)
 
 
-class _Fleet:
+class Machines:
     """The state of all servers, each [S] unless it says otherwise."""
 
     def __init__(self, servers: Sequence[Server], traits: Traits, step_seconds: int) -> None:
@@ -281,6 +281,59 @@ def _within(incidents: list[PlannedIncident], ticks: int) -> list[PlannedInciden
     return sorted((one for one in kept if one.hits), key=lambda one: one.hits[0].start)
 
 
+class Course:
+    """A fleet's way through time, one tick after the other, for as long as anybody asks."""
+
+    def __init__(
+        self, servers: Sequence[Server], step_seconds: int, start: datetime, seed: int
+    ) -> None:
+        self.servers, self.start, self.seed = servers, start, seed
+        self.per_day = 86_400 // step_seconds
+        self.tick = 0
+        """Of the next step."""
+        self.traits = draw_traits(servers, seed)
+        self.machines = Machines(servers, self.traits, step_seconds)
+        self.incidents: list[PlannedIncident] = []
+        self.restarts: list[tuple[int, int, str]] = []  # (tick, server, reason)
+        self._turns: dict[int, list[tuple[int, int, float]]] = defaultdict(list)
+        self._gaps: dict[int, list[tuple[int, int]]] = defaultdict(list)  # begin: (server, end)
+        self._silent_until = np.zeros(len(servers), dtype=np.int64)
+
+    def step(self) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Move by one tick.
+
+        Returns:
+            What was measured, [S, METRICS] with two decimals, and who reported, [S].
+        """
+        number, i = divmod(self.tick, self.per_day)
+        if i == 0:
+            self._begin_day(number)
+        for s, kind, strength in self._turns.pop(self.tick, ()):
+            self.machines.aim[s, kind] = strength
+        for s, end in self._gaps.pop(self.tick, ()):
+            self._silent_until[s] = max(self._silent_until[s], end)
+        measured: Array = np.array(self.machines.tick(self._day, i))
+        restarted = self.machines.restart(self._day, i)
+        self.restarts += [(self.tick, s, reason) for s, reason in restarted]
+        present = (self._silent_until <= self.tick) & (self.machines.down == 0)
+        present |= self.tick == 0  # every server is seen at least once
+        measured[_PERCENTAGES] = np.minimum(measured[_PERCENTAGES], 100.0)
+        self.tick += 1
+        return np.maximum(measured, 0.0).round(2).T, present
+
+    def _begin_day(self, number: int) -> None:
+        """Draw what the day has in store."""
+        per_day = self.per_day
+        self._day = plan_day(self.servers, self.traits, self.seed, number, self.start, per_day)
+        for s, server in enumerate(self.servers):
+            for begin, length in plan_gaps(server, self.seed, number, per_day):
+                self._gaps[begin].append((s, begin + length))
+        for incident in plan_incidents(self.servers, self.seed, number, per_day):
+            self.incidents.append(incident)
+            for tick, turn in _turns(incident):
+                self._turns[tick].append(turn)
+
+
 def simulate(
     servers: Sequence[Server],
     hours: int,
@@ -302,35 +355,13 @@ def simulate(
     Returns:
         Values and presence of every server and tick, and the events behind them.
     """
-    per_day, ticks = 86_400 // step_seconds, hours * 3600 // step_seconds
-    traits = draw_traits(servers, seed)
-    fleet = _Fleet(servers, traits, step_seconds)
+    ticks = hours * 3600 // step_seconds
+    course = Course(servers, step_seconds, start, seed)
     values = np.empty((len(servers), ticks, len(METRICS)), dtype=np.float32)
     present = np.ones((len(servers), ticks), dtype=bool)
-    incidents: list[PlannedIncident] = []
-    restarts: list[tuple[int, int, str]] = []
-    turns: dict[int, list[tuple[int, int, float]]] = defaultdict(list)
-    for number, first in enumerate(range(0, ticks, per_day)):
-        day = plan_day(servers, traits, seed, number, start, per_day)
-        for s, server in enumerate(servers):
-            for begin, length in plan_gaps(server, seed, number, per_day):
-                present[s, begin : begin + length] = False
-        for incident in plan_incidents(servers, seed, number, per_day):
-            incidents.append(incident)
-            for tick, turn in _turns(incident):
-                turns[tick].append(turn)
-        length = min(per_day, ticks - first)
-        today = np.empty((length, len(METRICS), len(servers)))
-        for i in range(length):
-            for s, kind, strength in turns.pop(first + i, ()):
-                fleet.aim[s, kind] = strength
-            today[i] = fleet.tick(day, i)
-            restarts += [(first + i, s, reason) for s, reason in fleet.restart(day, i)]
-            present[:, first + i] &= fleet.down == 0
-        today[:, _PERCENTAGES] = np.minimum(today[:, _PERCENTAGES], 100.0)
-        rounded = np.round(np.maximum(today, 0.0), 2)
-        values[:, first : first + length] = rounded.transpose(2, 0, 1)
-        if progress is not None:
-            progress((first + length) / ticks)
-    present[:, 0] = True  # every server is seen at least once
-    return Simulation(values, present, _within(incidents, ticks), restarts)
+    for tick in range(ticks):
+        values[:, tick], present[:, tick] = course.step()
+        done = tick + 1
+        if progress is not None and (done % course.per_day == 0 or done == ticks):
+            progress(done / ticks)
+    return Simulation(values, present, _within(course.incidents, ticks), course.restarts)

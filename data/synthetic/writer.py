@@ -80,6 +80,16 @@ class FleetSpec:
         return {profile: int(getattr(self, f"num_{profile}")) for profile in PROFILES}
 
     @property
+    def servers(self) -> list[Server]:
+        """Every server, in the order of their names."""
+        servers = [
+            Server(f"{PROFILES[profile].prefix}{number:04d}", PROFILES[profile], number)
+            for profile, count in self.counts.items()
+            for number in range(1, count + 1)
+        ]
+        return sorted(servers, key=lambda server: server.name)
+
+    @property
     def num_ticks(self) -> int:
         """Ticks of one server."""
         return self.hours * 3600 // self.step_seconds
@@ -247,13 +257,8 @@ def _written_format(about: Path) -> str | None:
 def _run(
     spec: FleetSpec, progress: Callable[[float], None] | None
 ) -> tuple[list[Server], Simulation]:
-    """Simulate the servers of a spec, in the order of their names."""
-    servers = [
-        Server(f"{PROFILES[profile].prefix}{number:04d}", PROFILES[profile], number)
-        for profile, count in spec.counts.items()
-        for number in range(1, count + 1)
-    ]
-    servers.sort(key=lambda server: server.name)
+    """Simulate the servers of a spec."""
+    servers = spec.servers
     simulation = simulate(
         servers, spec.hours, spec.step_seconds, spec.start, spec.seed, progress=progress
     )

@@ -26,15 +26,10 @@ def crossing_probability(
 ) -> FloatArray:
     """Return the probability that any of some steps is at or over its metric's threshold.
 
-    Quantiles tell of each step alone, and steps depend on each other. The largest of their
-    probabilities is a lower bound: it is right where all steps rise and fall as one. Independent
-    steps would give 1 - prod(1 - p). Taken here is what lies between: an hour's steps count as one
-    independent draw, 1 - prod(1 - p) ** (step_seconds / 3600), and never less than the lower bound.
-
     Args:
         forecast: [N, K, M, Q] in raw units, ascending in Q; the steps looked at.
         quantiles: Q levels, ascending.
-        thresholds: [M] in raw units.
+        thresholds: [M] in raw units, or [N, 1, M] of each window's own.
         step_seconds: seconds between steps.
 
     Returns:
@@ -43,11 +38,28 @@ def crossing_probability(
     Raises:
         ValueError: the levels do not fit the forecast.
     """
-    chance = exceedance(forecast, quantiles, thresholds)  # [N, K, M]
+    return reached_by(exceedance(forecast, quantiles, thresholds), step_seconds)[:, -1]
+
+
+def reached_by(chance: FloatArray, step_seconds: int) -> FloatArray:
+    """Return the probability that a threshold is reached by each of some steps, or before it.
+
+    Quantiles tell of each step alone, and steps depend on each other. The largest of their
+    probabilities is a lower bound: it is right where all steps rise and fall as one. Independent
+    steps would give 1 - prod(1 - p). Taken here is what lies between: an hour's steps count as one
+    independent draw, 1 - prod(1 - p) ** (step_seconds / 3600), and never less than the lower bound.
+
+    Args:
+        chance: [N, K, M] of `exceedance`.
+        step_seconds: seconds between steps.
+
+    Returns:
+        [N, K, M], not falling in K; NaN from the first NaN on.
+    """
     share = min(step_seconds / INDEPENDENT_SECONDS, 1.0)
     with np.errstate(divide="ignore"):  # the logarithm of a certain step's 0 is -inf, as it should
-        spared = np.exp(share * np.log1p(-chance).sum(axis=1))
-    return np.maximum(chance.max(axis=1), 1.0 - spared)
+        spared = np.exp(share * np.log1p(-chance).cumsum(axis=1))
+    return np.maximum(np.maximum.accumulate(chance, axis=1), 1.0 - spared)
 
 
 def exceedance(
@@ -64,7 +76,7 @@ def exceedance(
     Args:
         forecast: [N, K, M, Q] in raw units, ascending in Q.
         quantiles: Q levels, at least two, ascending.
-        thresholds: [M] in raw units.
+        thresholds: [M] in raw units, or [N, 1, M] of each window's own.
 
     Returns:
         [N, K, M] float64, NaN where a quantile or the threshold is not finite.

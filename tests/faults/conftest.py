@@ -8,7 +8,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.builders import small_table
-from tests.faults.processes import Started, Starter, arguments, kills
+from tests.faults.processes import (
+    Started,
+    Starter,
+    arguments,
+    feeds,
+    hostile,
+    kills,
+    service_kills,
+)
 
 Train = Callable[..., Started]
 
@@ -64,4 +72,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"kill -9: {kills['tried']} tried, {kills['resumed']} resumed bit for bit, "
             f"{kills['inside']} inside a save"
+        )
+    if service_kills:
+        terminalreporter.write_line(
+            f"kill -9 of the service: {service_kills['tried']} tried, {service_kills['inside']} "
+            f"inside a feed, {service_kills['acknowledged']:,} acknowledged ticks all there"
+        )
+    if hostile:
+        counts = ", ".join(f"{name}: {count:,}" for name, count in sorted(hostile.items()))
+        terminalreporter.write_line(f"hostile requests: {counts}")
+    if feeds:
+        terminalreporter.write_line(
+            f"kill -9 of a feed: {feeds['kills']}, {feeds['batches']} batches acknowledged and "
+            f"all held, {feeds['unheard']} more held whose answer was not heard"
         )

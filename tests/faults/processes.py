@@ -30,6 +30,9 @@ SETTINGS = {
 }
 LIMIT = 120.0  # seconds in which any of these processes ends, however busy the machine is
 kills: Counter[str] = Counter()
+service_kills: Counter[str] = Counter()
+hostile: Counter[str] = Counter()
+feeds: Counter[str] = Counter()
 
 
 class Starter:

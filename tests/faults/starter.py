@@ -17,7 +17,7 @@ import torch._dynamo  # noqa: F401  (which AdamW imports)
 import torch.utils.tensorboard  # noqa: F401
 
 import report.plots  # noqa: F401
-import train  # noqa: F401
+import train.trainer  # noqa: F401
 from cli import cli
 
 

@@ -1,0 +1,130 @@
+// What if: the model's answer to a changed past, beside its answer to the one that was.
+
+import { get, post } from "../api.js";
+import { fan } from "../charts.js";
+import { h } from "../dom.js";
+import { labelOf, plural, quantity, seconds, unitOf } from "../format.js";
+
+const DRAWN = 3; // servers shown as charts; the table has all
+
+let answer = null; // of the last question
+let problem = null;
+let asking = false;
+
+export const title = () => "What if";
+
+export async function load() {
+  const [fleet, model] = await Promise.all([get("/fleet"), get("/model")]);
+  return { ...fleet, facts: model.current };
+}
+
+export function render(content) {
+  const { servers, facts } = content;
+  const able = servers.filter((one) => one.chance_by_hour);
+  const profiles = [...new Set(able.map((one) => one.profile).filter(Boolean))].sort();
+  return [
+    h("div", { class: "lead" },
+      h("h1", {}, "What if it had been otherwise?"),
+      h("p", { class: "soft" }, "Change the last hours of some metrics and see the forecast beside the unchanged one. This is how the model responds, not what would happen.")),
+    h("form", { class: "card form", "data-form": "what-if" },
+      h("div", { class: "row" },
+        h("label", {}, "Servers",
+          h("select", { name: "servers" },
+            able.map((one) => h("option", { value: `server:${one.name}` }, one.name)),
+            profiles.map((name) => h("option", { value: `profile:${name}` }, `all of ${name}`)),
+            able.length > 1 && h("option", { value: "fleet" }, `all ${able.length}`))),
+        h("label", {}, "Over the last",
+          h("span", { class: "with-unit" }, h("input", { name: "hours", type: "number", min: 0.5, max: 24, step: 0.5, value: 2, required: true }), "h"))),
+      h("div", { class: "changes" }, facts.metrics.map((one) => change(one.name))),
+      h("div", { class: "row" },
+        h("button", { class: "main", disabled: asking || !able.length }, asking ? "Asking" : "Show"),
+        problem && h("p", { class: "bad", role: "alert" }, problem),
+        !able.length && h("p", { class: "soft" }, "No server has a forecast yet."))),
+    answer && results(answer),
+  ];
+}
+
+function change(metric) {
+  const label = labelOf(metric);
+  const input = (kind, value, name) => h("input", { name: `${kind} ${metric}`, type: "number", step: "any", value, "aria-label": `${label} ${name}` });
+  return h("div", { role: "group", "aria-label": label },
+    h("span", { title: metric }, label), "\u00d7", input("scale", 1, "times"), "+", input("shift", 0, "plus"),
+    h("span", { class: "soft" }, unitOf(metric)));
+}
+
+export async function submitted(form, draw) {
+  const given = new FormData(form);
+  const content = await get("/fleet");
+  const body = {
+    servers: chosen(content.servers, given.get("servers")),
+    hours: Number(given.get("hours")),
+    metrics: changes(given),
+  };
+  problem = Object.keys(body.metrics).length ? null : "Change at least one metric: times something, or plus something.";
+  if (problem) return draw();
+  asking = true;
+  draw();
+  try {
+    const origins = Object.fromEntries(content.servers.map((one) => [one.name, seconds(one.origin)]));
+    answer = { ...(await post("/scenario", body)), origins };
+  } catch (error) {
+    problem = [error.message, ...error.errors.map((one) => Object.values(one).join(": "))].join(" ");
+  }
+  asking = false;
+  return draw();
+}
+
+function chosen(servers, where) {
+  const able = servers.filter((one) => one.chance_by_hour);
+  const [kind, name] = [where.split(":")[0], where.slice(where.indexOf(":") + 1)];
+  const test = { fleet: () => true, profile: (one) => one.profile === name, server: (one) => one.name === name }[kind];
+  return able.filter(test).map((one) => one.name);
+}
+
+function changes(given) {
+  const metrics = {};
+  for (const [field, value] of given) {
+    const [kind, metric] = [field.split(" ")[0], field.slice(6)];
+    if (!["scale", "shift"].includes(kind) || value === "") continue;
+    if (Number(value) !== { scale: 1, shift: 0 }[kind]) (metrics[metric] ??= { scale: 1, shift: 0 })[kind] = Number(value);
+  }
+  return metrics;
+}
+
+function results(content) {
+  const outside = content.servers.filter((one) => one.outside_training_range.length);
+  return h("section", { class: "card", "data-key": "results" },
+    h("h2", {}, "The model's response"),
+    h("p", { class: "soft" }, content.what_this_is),
+    outside.length > 0 && h("p", { class: "bad" },
+      `Outside what it was trained on, so take it with care: ${outside.map((one) => `${one.name} (${one.outside_training_range.map(labelOf).join(", ")})`).join(", ")}.`),
+    h("p", { class: "key" }, h("span", { class: "swatch ahead" }), "changed", h("span", { class: "swatch soft" }), "unchanged"),
+    content.servers.slice(0, DRAWN).map((one) => h("div", { "data-key": one.name },
+      h("h3", {}, one.name),
+      h("div", { class: "charts small" }, one.metrics.map((each) => h("div", { class: "metric", "data-key": each.metric },
+        h("h4", {}, labelOf(each.metric), h("span", { class: "soft" }, unitOf(each.metric))),
+        h("p", { class: "under-pointer", "data-keep": true, "aria-hidden": "true" }),
+        h("div", { class: "chart", "data-keep": true, role: "img", "data-response": `${one.name} ${each.metric}`,
+          "aria-label": `${labelOf(each.metric)}: highest median ${quantity(Math.max(...each.scenario["0.5"]), each.metric)}, unchanged ${quantity(Math.max(...each.unchanged["0.5"]), each.metric)}` })))))),
+    h("div", { class: "scroll" }, h("table", { class: "plain" },
+      h("thead", {}, h("tr", {}, ["Server", "Metric", "Likely peak, changed", "Unchanged"].map((name) => h("th", { scope: "col", class: name === "Metric" && "text" }, name)))),
+      h("tbody", {}, content.servers.flatMap((one) => one.metrics.map((each) => h("tr", {},
+        h("th", { scope: "row" }, one.name), h("td", { class: "text" }, labelOf(each.metric)),
+        h("td", {}, quantity(Math.max(...each.scenario["0.5"]), each.metric)),
+        h("td", {}, quantity(Math.max(...each.unchanged["0.5"]), each.metric)))))))),
+    content.servers.length > DRAWN && h("p", { class: "soft" }, `${plural(content.servers.length, "server")}; the first ${DRAWN} are drawn.`));
+}
+
+export function drawn(root, content) {
+  if (!answer) return;
+  for (const element of root.querySelectorAll("[data-response]")) {
+    const [name, metric] = element.dataset.response.split(" ");
+    const server = answer.servers.find((one) => one.name === name);
+    const { scenario, unchanged } = server.metrics.find((one) => one.metric === metric);
+    fan(element, {
+      metric, step: content.facts.step_seconds, history: [], first: answer.origins[name],
+      quantiles: scenario, other: unchanged, threshold: null, breach: null,
+      bounds: unitOf(metric) === "%" ? [0, 100] : null,
+    });
+  }
+}
