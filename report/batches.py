@@ -21,6 +21,7 @@ from tft.schema import FeatureSchema
 FloatArray = npt.NDArray[np.floating[Any]]
 
 MODEL_NAME = "tft"
+UNCALIBRATED = "tft_uncalibrated"  # the model without its calibration, where it has one
 BATCH_SIZE = 256
 
 
@@ -37,7 +38,7 @@ class JudgedBatch(NamedTuple):
 def judged_batches(
     forecaster: Forecaster, fleet: Fleet, server: IntArray, origin: IntArray
 ) -> Iterator[JudgedBatch]:
-    """Forecast windows with the model and every naive method.
+    """Forecast windows with the model, calibrated and not if it is, and every naive method.
 
     An actual counts where every naive forecast could know something. The model has no say in it:
     what it passes on makes its score NaN.
@@ -60,6 +61,10 @@ def judged_batches(
         clock = time.perf_counter()
         forecasts = {MODEL_NAME: forecaster.forecast(batch).cpu().numpy()}
         seconds = {MODEL_NAME: time.perf_counter() - clock}
+        if forecaster.calibration is not None:
+            clock = time.perf_counter()
+            forecasts[UNCALIBRATED] = forecaster.forecast(batch, calibrated=False).cpu().numpy()
+            seconds[UNCALIBRATED] = time.perf_counter() - clock
         for name, naive in NAIVE_FORECASTS.items():
             clock = time.perf_counter()
             forecasts[name] = naive(history, H, levels, day)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from report.batches import UNCALIBRATED
 from report.naive import FLAT
 from report.results import EvaluationReport, GroupScores
 from report.run_facts import PLATEAU_EPOCHS, RunFacts
@@ -156,9 +157,11 @@ def _of_group(group: GroupScores) -> Iterator[str]:
         yield f"There it beats every naive forecast on {', '.join(won)}"
     covered = [row.coverage for row in scored]
     if covered:
+        before = group.scores.get(UNCALIBRATED)
+        uncalibrated = f", {share_cell(before[-1].coverage)} before calibration" if before else ""
         yield (
-            f"There its 80 % interval held {share_cell(rows[-1].coverage)} of what came, "
-            f"{share_cell(min(covered))} to {share_cell(max(covered))} by metric"
+            f"There its 80 % interval held {share_cell(rows[-1].coverage)} of what came"
+            f"{uncalibrated}, {share_cell(min(covered))} to {share_cell(max(covered))} by metric"
         )
 
 
@@ -299,5 +302,7 @@ def _kind(group: GroupScores) -> str:
     """Name windows by what they may prove."""
     if group.validation is None:
         return "windows not trained on (which may have chosen the best epoch)"
-    chose = "validation windows, which chose the best epoch and so flatter it,"
-    return chose if group.validation else "held-out windows"
+    if not group.validation:
+        return "held-out windows"
+    calibrated = " and calibrated its quantiles" if UNCALIBRATED in group.scores else ""
+    return f"validation windows, which chose the best epoch{calibrated} and so flatter it,"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from report.batches import UNCALIBRATED
 from report.claims import LOSS_BANDS, WORST_BAND, Claims, loss_band
 from report.evaluation_plots import convergence_figure, reliability_figure
 from report.html import Section, escape, items, page, paragraph, picture, table
@@ -187,7 +188,34 @@ def _calibration(report: EvaluationReport) -> Section:
     )
     body = picture(reliability_figure(report.calibration), "reliability curves", caption)
     body += table([*header, *(["within 10 points"] if close else [])], cells)
-    return Section("Calibration", body, "calibration")
+    return Section("Calibration", body + _before_calibration(report), "calibration")
+
+
+def _before_calibration(report: EvaluationReport) -> str:
+    """Show what calibrating the quantiles changed, if it was done: on windows of each kind."""
+    rows = [
+        [
+            group.name if position == 0 else "",
+            row.metric,
+            *map(share_cell, (before.coverage, row.coverage)),
+            *map(number_cell, (before.wql, row.wql)),
+        ]
+        for group in report.groups
+        if UNCALIBRATED in group.scores
+        for position, (before, row) in enumerate(
+            zip(group.scores[UNCALIBRATED], group.scores[report.model.name], strict=True)
+        )
+    ]
+    if not rows:
+        return ""
+    note = (
+        "The gaps between quantiles were fitted to the validation windows after training. There it "
+        "must look right; what it is worth shows on the others."
+    )
+    header = ["windows of", "metric", "in 80 %, before", "after", "wQL, before", "after"]
+    return f"<h3>Before and after calibration</h3>{paragraph(note, 'soft')}" + table(
+        header, rows, text_columns=2
+    )
 
 
 def _groups(report: EvaluationReport) -> Section:

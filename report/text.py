@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from report.batches import UNCALIBRATED
 from report.naive import FLAT
 from report.results import EvaluationReport, GroupScores
 from report.scores import skill
@@ -45,6 +46,7 @@ def evaluation_text(report: EvaluationReport, claims: "Claims", lines: Sequence[
         "",
         metric_table(report),
         *(["", group_table(report.groups)] if len(report.groups) > 1 else []),
+        *_calibration_line(report),
         *(["", *lines] if lines else []),
         "",
         *_wrapped("maturity", claims.maturity),
@@ -52,6 +54,19 @@ def evaluation_text(report: EvaluationReport, claims: "Claims", lines: Sequence[
         *(line for claim in claims.unsupported[:1] for line in _wrapped("do not claim", claim)),
     ]
     return "\n".join(parts)
+
+
+def _calibration_line(report: EvaluationReport) -> Iterator[str]:
+    """Say what calibrating the quantiles changed, if it was done."""
+    before = next((each for each in report.naives if each.name == UNCALIBRATED), None)
+    if before is not None:
+        pairs = zip(before.rows[:-1], report.model.rows[:-1], strict=True)
+        held = [
+            f"{old.metric} {share_cell(old.coverage)} to {share_cell(new.coverage)}"
+            for old, new in pairs
+        ]
+        yield ""
+        yield from _wrapped("calibration", f"moved what the 80 % interval held: {', '.join(held)}")
 
 
 def metric_table(report: EvaluationReport) -> str:

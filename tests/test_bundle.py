@@ -81,8 +81,17 @@ def test_an_interrupted_write_keeps_the_old_file(
 
 def test_another_version_is_refused(bundle: Path) -> None:
     edit(bundle, version=99)
-    with pytest.raises(ValueError, match="bundle version 99, this program reads 2"):
+    with pytest.raises(ValueError, match="bundle version 99, this program reads 2 and 3"):
         load_forecaster(bundle)
+
+
+def test_the_version_before_calibration_is_read_as_uncalibrated(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    del manifest["calibrated"]
+    (bundle / MANIFEST).write_text(json.dumps({**manifest, "version": 2}))
+    loaded = load_forecaster(bundle)
+    assert loaded.calibration is None
+    assert torch.equal(loaded.forecast(random_batch()), tiny_forecaster().forecast(random_batch()))
 
 
 def test_another_format_is_refused(bundle: Path) -> None:

@@ -23,7 +23,8 @@ from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 
-FORMAT, VERSION = "fleet-tft", 2
+FORMAT, VERSION = "fleet-tft", 3
+READABLE = (2, VERSION)  # 2 knew no calibration
 MANIFEST = "forecaster.json"
 
 
@@ -42,6 +43,7 @@ def save_forecaster(forecaster: Forecaster, folder: str | os.PathLike[str]) -> N
         "schema": forecaster.schema.to_dict(),
         "network": asdict(forecaster.network.config),
         "unknown_rate": forecaster.unknown_rate,
+        "calibrated": forecaster.calibration is not None,
         "training": asdict(forecaster.facts),
     }
     write_atomically(folder / weights_name, weights)
@@ -77,6 +79,9 @@ def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Fore
             float(manifest["unknown_rate"]),
             facts,
         )
+        if manifest.get("calibrated", False):
+            gaps = schema.prediction_horizon, len(schema.targets), len(schema.quantiles) - 1
+            forecaster.calibration = torch.ones(gaps)  # to be overwritten
         if not isinstance(facts.end_tick, int) or not isinstance(weights_name, str):
             raise ValueError("training or weights hold no numbers or names")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -97,9 +102,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as JSON ({error}); restore it or train") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{path}: not a {FORMAT} forecaster; expected a folder `train` wrote")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in READABLE:
         raise ValueError(
-            f"{path}: bundle version {manifest.get('version')}, this program reads {VERSION}; "
+            f"{path}: bundle version {manifest.get('version')}, this program reads "
+            f"{' and '.join(map(str, READABLE))}; "
             "train again, or use the version of the program that wrote it"
         )
     return manifest

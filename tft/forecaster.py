@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tft.batch import WindowBatch
+from tft.calibration import scale_gaps
 from tft.history import (
     HOURS_CHANNELS,
     NAIVE_FORECASTS,
@@ -93,6 +94,7 @@ class Forecaster(nn.Module):
 
     quantiles: Tensor
     bounds: Tensor
+    calibration: Tensor | None  # [H, M, Q - 1] factors of the gaps between quantiles
 
     def __init__(
         self,
@@ -143,6 +145,7 @@ class Forecaster(nn.Module):
             for m in schema.targets
         ]
         self.register_buffer("bounds", torch.tensor(bounds).t(), persistent=False)  # [2, M]
+        self.register_buffer("calibration", None)
 
     def encode(self, batch: WindowBatch) -> Encoded:
         """Turn raw windows into network inputs, in float32 whatever the autocast."""
@@ -195,12 +198,14 @@ class Forecaster(nn.Module):
         return self.network(inputs).quantiles, self.normaliser.normalise(batch.future, scale)
 
     @torch.no_grad()
-    def forecast(self, batch: WindowBatch) -> Tensor:
+    def forecast(self, batch: WindowBatch, calibrated: bool = True) -> Tensor:
         """Return quantiles [B, H, M, Q] in raw units, ascending in Q and within the bounds.
 
         In evaluation mode, that is: in training mode dropout and hidden codes apply here too.
+        Loss and training know of no calibration.
         """
-        return self.explain(batch).quantiles
+        inputs, scale = self.encode(batch)
+        return self.to_raw(self.network(inputs).quantiles, scale, calibrated)
 
     @torch.no_grad()
     def explain(self, batch: WindowBatch, return_weights: bool = False) -> TFTOutput:
@@ -209,8 +214,10 @@ class Forecaster(nn.Module):
         output: TFTOutput = self.network(inputs, return_weights)
         return output._replace(quantiles=self.to_raw(output.quantiles, scale))
 
-    def to_raw(self, forecast: Tensor, scale: WindowScale) -> Tensor:
+    def to_raw(self, forecast: Tensor, scale: WindowScale, calibrated: bool = True) -> Tensor:
         """Map normalised quantiles to raw units; clamping to bounds keeps their order."""
+        if calibrated and self.calibration is not None:
+            forecast = scale_gaps(forecast, self.calibration, self.schema.quantiles.index(0.5))
         raw = self.normaliser.denormalise(forecast, scale)
         lower, upper = self.bounds[:, None, None, :, None]
         return raw.clamp(lower, upper)

@@ -109,6 +109,9 @@ class TrainConfig:
     """Seed of weights, dropout and the order of windows."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    calibrate: bool = False
+    """Fit the gaps between quantiles to the validation windows at the end; folds never do. It did
+    harm where later weeks differed from validation's, see benchmarks/NOTES.md."""
     fast_path: bool = True
     """On a CPU, hand-derived layers instead of the readable ones, which they equal."""
     deterministic: bool = False

@@ -17,6 +17,7 @@ from train.step import StepResult, TrainLoader, ValidationLoader, grouped, train
 from train.validate import Validation, validate
 
 MAX_BAD_STEPS = 3  # in a row, before training stops
+CALIBRATION_PASSES = 2  # over about as many windows as are validated, at the end
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def fit(
         run: where everything is recorded.
         stop: asked after every step whether to save and leave.
         deadline: `time.monotonic()` by which training should have ended, the last validation
-            included once it is known how long one takes.
+            and calibration included once it is known how long they take.
 
     Raises:
         FloatingPointError: three steps in a row had no finite gradient, or no epoch a finite loss.
@@ -62,12 +63,12 @@ def fit(
     stop = stop or StopRequest()
     course = Course(config, train_loader, deadline)
     progress = Progress(config.epochs, course.steps, train_loader, deadline, state.ranks.first)
-    validation_seconds, ended = 0.0, state.epoch - 1
+    closing_seconds, ended = 0.0, state.epoch - 1
     while not finished(state, config):
         started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
         try:
-            train_epoch(state, train_loader, course, run, progress, stop, validation_seconds)
+            train_epoch(state, train_loader, course, run, progress, stop, closing_seconds)
             trained = time.monotonic()
             validation = validate(state.judged, validation_loader, config, state.ranks, stop)
         except (Stopped, ChildProcessError) as error:
@@ -75,7 +76,7 @@ def fit(
             run.save_checkpoint(state)
             raise stopped from error
         improved = state.judge(validation.loss, whole=not state.out_of_time)
-        validation_seconds = time.monotonic() - trained
+        closing_seconds = (1 + CALIBRATION_PASSES * config.calibrate) * (time.monotonic() - trained)
         speed = (state.windows - trained_before) / (trained - started)
         record = epoch_record(state, validation, time.monotonic() - started, speed)
         if improved:
@@ -83,7 +84,7 @@ def fit(
         run.log_epoch(record, state.judged)
         progress.end_epoch(record, improved)
         ended = state.epoch
-        late = time.monotonic() + validation_seconds > deadline
+        late = time.monotonic() + closing_seconds > deadline
         signal, late_anywhere = state.ranks.most(stop.signal or 0, late)
         if state.out_of_time:  # the rest of the epoch is left for --resume
             run.save_checkpoint(state)
@@ -159,7 +160,7 @@ def train_epoch(
     run: RunDirectory | Bystander,
     progress: Progress,
     stop: StopRequest,
-    validation_seconds: float,
+    closing_seconds: float,
 ) -> None:
     """Take the remaining steps of an epoch, or as many as there is time for.
 
@@ -182,7 +183,7 @@ def train_epoch(
         since, moment = moment, time.monotonic()
         run.log_step(state, result, (state.windows - before) / max(moment - since, 1e-9))
         progress.step(state.step_in_epoch)
-        late = moment > course.deadline - validation_seconds
+        late = moment > course.deadline - closing_seconds
         signal, late_anywhere, due, done = ranks.most(
             stop.signal or 0, late, run.checkpoint_due(), course.done(state)
         )

@@ -23,12 +23,15 @@ from tft.forecaster import Forecaster, TrainingFacts, network_config
 from tft.model import TFT
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
+from train.calibrate import CalibrationResult, calibrate
 from train.config import TrainConfig
 from train.device import choose_device
 from train.init import load_source, start_from
 from train.ranks import ALONE, Ranks
 
 BoolArray = npt.NDArray[np.bool_]
+
+CALIBRATION_WINDOWS = 1024  # most, evenly spaced; their forecasts are held in memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class Prepared:
         """Tell this table, split as it is, from any other."""
         values = zlib.crc32(np.ascontiguousarray(self.read.fleet.values).data)
         return f"{values:08x}-{self.split.cutoff}-{len(self.split.train)}"
+
+    def calibrate(self, forecaster: Forecaster) -> CalibrationResult:
+        """Calibrate a forecaster of this training on its validation windows, in place."""
+        loader, index = self.validation_loader, self.split.validation
+        chosen = spread_evenly(len(index), CALIBRATION_WINDOWS)
+        server, origin = index.lookup(chosen)
+        horizons = np.stack([server, origin // forecaster.schema.prediction_horizon])
+        apart = np.unique(horizons, axis=1).shape[1]
+        batches = EvalLoader(loader.store, index, chosen, loader.batch_size)
+        return calibrate(forecaster, batches, len(chosen), apart)
 
 
 def prepare(

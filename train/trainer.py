@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from data.reading import TableSpec
+from tft.bundle import load_forecaster
+from train.calibrate import CalibrationResult
 from train.checkpoint import load_checkpoint, newest_checkpoint
 from train.config import TrainConfig, first_difference
 from train.device import choose_device, deterministic_kernels
@@ -23,7 +25,7 @@ from train.lr_find import RangeTest, lr_range_test
 from train.prepare import Fold, Prepared, prepare
 from train.ranks import ALONE, Ranks, joined
 from train.record import resident_memory_mb
-from train.run_dir import CONFIG, DATA, INFO, Bystander, RunDirectory, check_free
+from train.run_dir import CONFIG, DATA, INFO, MODEL_DIR, Bystander, RunDirectory, check_free
 from train.runs import read_config
 from train.signals import Stopped, StopRequest
 from train.state import TrainState, seed_rank
@@ -133,8 +135,12 @@ class TFTTrainer:
             loaders = prepared.train_loader, prepared.validation_loader
             result = fit(state, *loaders, config, run or Bystander(), stop, deadline)
             if run is not None:
+                calibration = None
+                if config.calibrate and fold is None:  # a fold is judged where it would calibrate
+                    calibration = calibrate_best(run, prepared)
+                    self.say(calibration.line())
                 run.log_result(result.learning_rate, final_figures(result, state.seconds))
-                info = training_info(prepared, config, result, began, state.seconds)
+                info = training_info(prepared, config, result, calibration, began, state.seconds)
                 run.write_json(INFO, info)
         self.say(closing_line(prepared.train_loader, result, state.seconds))
         return path
@@ -251,6 +257,15 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
         )
 
 
+def calibrate_best(run: RunDirectory, prepared: Prepared) -> CalibrationResult:
+    """Calibrate the best epoch's forecaster, which the run directory holds."""
+    device = prepared.forecaster.quantiles.device
+    best = load_forecaster(run.path / MODEL_DIR, str(device))
+    result = prepared.calibrate(best)
+    run.save_best(best)
+    return result
+
+
 def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
     """Say how a training ended, in one line."""
     sampled = " sampled" if loader.sampled else ""
@@ -272,7 +287,12 @@ def final_figures(result: FitResult, seconds: float) -> dict[str, float]:
 
 
 def training_info(
-    prepared: Prepared, config: TrainConfig, result: FitResult, began: datetime, seconds: float
+    prepared: Prepared,
+    config: TrainConfig,
+    result: FitResult,
+    calibration: CalibrationResult | None,
+    began: datetime,
+    seconds: float,
 ) -> dict[str, Any]:
     """Return what training_info.json says; every figure in it was measured in this run."""
     fleet, split = prepared.read.fleet, prepared.split
@@ -300,6 +320,7 @@ def training_info(
             "patience": config.early_stopping_patience,
             "stopped_early": result.stopped_early,
         },
+        "calibration": None if calibration is None else asdict(calibration),
         "init": None if config.init is None else Path(config.init).name,
         "learning_rate": result.learning_rate,
         "precision": config.precision,
