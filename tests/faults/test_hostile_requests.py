@@ -30,7 +30,7 @@ from tests.serving import ServingProcess
 from tft.bundle import save_forecaster
 
 REQUESTS = 10_000 if LONG else 400
-EXAMPLES = 170 if LONG else 3  # of each operation
+EXAMPLES = 400 if LONG else 3  # of each operation
 TOKEN = "correct-horse-battery"
 NAMES = [
     "", ".", "..", "../../etc/passwd", "..%2f", "a/b", "a\\b", "web 1", "-rf", "<script>", "'; --",
