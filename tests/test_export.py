@@ -4,6 +4,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.export import ExportedProgram
 
+import benchmarks.export as benchmark
 import tft.export
+from benchmarks import inference
 from cli import cli
 from data.forecasts import latest_origins
 from data.windows import WindowStore
@@ -224,11 +228,12 @@ def test_a_file_that_would_forecast_otherwise_is_not_written(
     monkeypatch.setattr(tft.export, "to_program", lambda _: None)
     monkeypatch.setattr(tft.export, "_torch_file", lambda *_: b"new")
     for wrong in (1.0, torch.nan):
-        monkeypatch.setattr(
-            tft.export,
-            "load_torch",
-            lambda _, wrong=wrong: lambda w: forecaster.forecast(w) + wrong,
-        )
+
+        def loaded(_: bytes, wrong: float = wrong) -> Forecast:
+            """Forecast one window as the forecaster does, several otherwise."""
+            return lambda w: forecaster.forecast(w) + (wrong if len(w.past) > 1 else 0.0)
+
+        monkeypatch.setattr(tft.export, "load_torch", loaded)
         with pytest.raises(ValueError, match=r"model.pt2: not written, .* differ by .* spreads"):
             export_forecaster(forecaster, "torch", path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -247,3 +252,37 @@ def test_a_missing_library_is_named_with_the_remedy(
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format 'pickle': expected one of torch, onnx"):
         export_forecaster(tiny_forecaster(), "pickle", tmp_path / "m.pkl")
+
+
+def test_the_benchmark_measures_every_form_on_the_same_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "SCHEMA", replace(SCHEMA, static_reals=()))
+    seen: dict[str, list[torch.Tensor]] = {"bundle": [], "other": []}
+
+    def forms(forecaster: Forecaster) -> tuple[dict[str, Forecast], dict[str, int]]:
+        def forecast(windows: WindowBatch, name: str) -> torch.Tensor:
+            seen[name].append(windows.past)
+            return forecaster.forecast(windows)
+
+        return {name: partial(forecast, name=name) for name in seen}, {"bytes": 7}
+
+    monkeypatch.setattr(benchmark, "exported_forms", forms)
+    monkeypatch.setattr(benchmark, "version", lambda name: "1.0")
+    record = tmp_path / "results" / "export.json"
+    command = ["--windows", "3,1", "--repeats", "2", "--json", str(record)]
+    result = CliRunner().invoke(benchmark.export, command)
+    assert result.exit_code == 0, result.output
+    content = json.loads(record.read_text())
+    assert content["files"] == {"bytes": 7} and content["with"]["onnxruntime"] == "1.0"
+    rows = content["forecasts"]
+    assert [(row["windows"], row["form"]) for row in rows] == [
+        (size, form) for size in (1, 3) for form in ("bundle", "other")
+    ]
+    for row in rows:
+        assert 0 < row["median_seconds"] <= row["worst_seconds"] and row["repeats"] == 2
+        assert row["spreads_apart"] == 0.0
+    for one, other in zip(*seen.values(), strict=True):
+        assert one is other
+    assert [len(past) for past in seen["other"]] == [1, 1, 1, 3, 3, 3]
+    assert len({len(line) for line in result.stdout.splitlines()}) == 1, "columns are aligned"
