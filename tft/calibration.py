@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tft.quantiles import outward
+
 # Misses expected beyond a level that earn its factor half its way from 1. A share counted on that
 # many independent misses is uncertain by a fifth of itself.
 HALF_TRUSTED_MISSES = 20.0
@@ -29,13 +31,7 @@ def scale_gaps(quantiles: Tensor, factors: Tensor, median: int) -> Tensor:
         factors: [..., Q - 1] of the gaps, at least 0; broadcast against the quantiles.
         median: its place among the Q.
     """
-    gaps = (quantiles.diff(dim=-1) * factors).unbind(-1)
-    columns = list(quantiles.unbind(-1))
-    for q in range(median + 1, len(columns)):
-        columns[q] = columns[q - 1] + gaps[q - 1]
-    for q in reversed(range(median)):
-        columns[q] = columns[q + 1] - gaps[q]
-    return torch.stack(columns, dim=-1)
+    return outward(quantiles[..., median], quantiles.diff(dim=-1) * factors, median)
 
 
 def fit_gap_factors(

@@ -66,7 +66,7 @@ class QuantileHead(nn.Module):
             mixed = (self.naive_shares(x)[..., 1:].unsqueeze(-1) * naive).sum(-2)
             middle = middle + mixed[..., self.median]
             gaps = gaps + F.softplus(self._outputs(self.stretch, x)) * mixed.diff(dim=-1)
-        return self._accumulate(middle, gaps)
+        return outward(middle, gaps, self.median)
 
     def naive_shares(self, x: Tensor) -> Tensor:
         """Return [..., M, 1 + K], each row's sum 1; the first is left to the linear outputs."""
@@ -77,15 +77,22 @@ class QuantileHead(nn.Module):
         raw = raw.view(*raw.shape[:-1], self.shape[0], -1)
         return raw.to(torch.promote_types(raw.dtype, torch.float32))
 
-    def _accumulate(self, middle: Tensor, gaps: Tensor) -> Tensor:
-        """Go outward from the median [..., M] by gaps [..., M, Q - 1]."""
-        apart = gaps.unbind(-1)  # a sum per column: cumsum is not deterministic on a GPU
-        columns = [middle]
-        for gap in apart[self.median :]:
-            columns.append(columns[-1] + gap)
-        for gap in reversed(apart[: self.median]):
-            columns.insert(0, columns[0] - gap)
-        return torch.stack(columns, dim=-1)
+
+def outward(middle: Tensor, gaps: Tensor, median: int) -> Tensor:
+    """Go outward from the median [...] by gaps [..., Q - 1] of 0 and more, to quantiles [..., Q].
+
+    Args:
+        middle: the median.
+        gaps: between neighbouring quantiles, lowest first.
+        median: how many of them lie below it.
+    """
+    apart = gaps.unbind(-1)  # a sum per column: cumsum is not deterministic on a GPU
+    columns = [middle]
+    for gap in apart[median:]:
+        columns.append(columns[-1] + gap)
+    for gap in reversed(apart[:median]):
+        columns.insert(0, columns[0] - gap)
+    return torch.stack(columns, dim=-1)
 
 
 def _softplus_of(positive: Tensor) -> Tensor:
