@@ -53,7 +53,10 @@ FORMATS = ["torch", pytest.param("onnx", marks=needs_onnx)]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    save_forecaster(tiny_forecaster(), folder)
+    forecaster = tiny_forecaster()
+    gaps = SCHEMA.prediction_horizon, len(SCHEMA.targets), len(SCHEMA.quantiles) - 1
+    forecaster.calibration = 0.5 + torch.rand(gaps)
+    save_forecaster(forecaster, folder)
     return folder
 
 
@@ -104,6 +107,13 @@ def not_seen_at_all(forecaster: Forecaster) -> WindowBatch:
     return windows
 
 
+def far_from_zero(forecaster: Forecaster) -> WindowBatch:
+    """Return windows of which a metric's level is thousands of its spreads: a counter's."""
+    windows = random_windows(forecaster, 5, seed=3)
+    windows.past[..., 2] += 4000 * forecaster.normaliser.typical_spread[2]
+    return windows
+
+
 @pytest.mark.parametrize("file", FORMATS, indirect=True)
 def test_equal_to_the_bundle(bundle: Path, exported: Forecast) -> None:
     """For any number of windows, short ones and missing values, to 1e-4 of a window's spread."""
@@ -113,6 +123,7 @@ def test_equal_to_the_bundle(bundle: Path, exported: Forecast) -> None:
         random_windows(forecaster, 1, seed=9)._replace(history_length=torch.tensor([T])),
         windows_of_a_fleet(forecaster),
         not_seen_at_all(forecaster),
+        far_from_zero(forecaster),
     ):
         quantiles = exported(windows)
         assert quantiles.isfinite().all() and (quantiles.diff(dim=-1) >= 0).all()

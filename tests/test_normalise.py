@@ -26,6 +26,23 @@ def test_level_and_spread_are_of_the_seen_ticks() -> None:
     torch.testing.assert_close(spread, torch.tensor([[1000.0, 1000.0]]))
 
 
+@pytest.mark.parametrize("level", [3.8e5, 1e7])
+def test_a_level_of_many_spreads_is_not_rounded_coarsely(level: float) -> None:
+    """Summed up in float32, 288 ticks of a counter are off by more than its last digit."""
+    torch.manual_seed(0)
+    past = torch.randn(200, 288, 2) * 100 + level
+    found = measure(fitted(), past).level
+    exact = past.double().mean(1)
+    last_digit = torch.tensor(level).nextafter(torch.tensor(torch.inf)) - level
+    assert (found - exact).abs().max() <= 0.5001 * last_digit
+
+
+def test_values_too_large_to_be_summed_are_not_called_unseen() -> None:
+    """Their forecasts are refused as not finite; typical ones would be made up."""
+    past = torch.full((1, 288, 2), 3e38)
+    assert (measure(fitted(), past).level == torch.inf).all()
+
+
 def test_round_trip() -> None:
     normaliser = fitted()
     values = torch.rand(4, 9, 2) * 100

@@ -123,6 +123,8 @@ def presence_channels(values: Tensor) -> Tensor:
 def _level_and_spread(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and population standard deviation over dim 1, NaN where nothing was seen."""
     level = _nan_mean(values, 1)
+    rest = _nan_mean(values - level.unsqueeze(1), 1)  # a sum of large numbers is rounded coarsely
+    level = level + rest.nan_to_num(0.0, 0.0, 0.0)
     centred = (values - level.unsqueeze(1)).abs()
     largest = centred.nan_to_num(0.0).amax(1).clamp(min=1e-30)  # its square may overflow float32
     relative = _nan_mean((centred / largest.unsqueeze(1)).square(), 1).sqrt()
