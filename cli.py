@@ -307,10 +307,11 @@ def read(data: Path, spec: "TableSpec", forecaster: "Forecaster") -> "Fleet":
 
 def read_for(run: Path, data: Path) -> "Fleet":
     """Read a table as a run's own was read."""
+    from data.reading import TableSpec
     from train.runs import open_run
 
     opened = open_run(run, "cpu")
-    return read(data, columns_of(opened, {}), opened.forecaster)
+    return read(data, TableSpec(**opened.columns), opened.forecaster)
 
 
 def demo_model() -> Path:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import PROFILES, cli
+from cli import PROFILES, cli, read_for
 from data.synthetic import FleetSpec
 from tests.builders import SMALL_TRAINING, small_table
 
@@ -65,6 +65,11 @@ def test_generate(here: Path, spelling: str) -> None:
 def test_generates_the_default_fleet_of_the_library() -> None:
     """The counts stand in cli.py too, so that --help need not import the generator."""
     assert FleetSpec().counts == PROFILES
+
+
+def test_serve_reads_a_table_as_the_runs_own_was_read(made: Path) -> None:
+    fleet = read_for(made / "run", made / "fleet.csv")
+    assert list(fleet.servers) == sorted(small_table().server_name.unique())
 
 
 def test_forecast_and_evaluate(made: Path, here: Path) -> None:
