@@ -2,8 +2,9 @@
 
 A service in a process of its own knows 160 servers and eight days of each. For a minute it is asked
 200 times a second, from another process on the same cores, for what a page and a Prometheus ask
-for; every few seconds comes a tick of the whole fleet, so that it forecasts all the while. Requests
-start on time whether or not earlier ones were answered, and their latency counts from that time.
+for. Its clock runs so fast that a tick of the whole fleet comes every few seconds, and is forecast.
+Requests start on time whether or not earlier ones were answered, and their latency counts from
+then.
 
 Then ticks by themselves, in processes of their own: taking in the rows of all servers, forecasting
 them, and making what readers are told. The forecaster has the default sizes and random weights.
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -66,20 +68,24 @@ HEADER = f"{'request':<74}{'count':>7}{'p50 ms':>9}{'p99 ms':>9}{'worst ms':>10}
 @click.option("--tick-every", type=float, default=5.0, show_default=True, help="Seconds.")
 @click.option("--ticks-of", "sizes", default="160,10000", callback=parse_sizes, show_default=True)
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Write the record.")
+@click.option("--one", type=click.Path(path_type=Path), hidden=True)
 @click.option("--tick", "tick_of", type=int, hidden=True)
 def serve(
     servers: int, rate: int, seconds: int, tick_every: float, sizes: tuple[int, ...],
-    record: Path | None, tick_of: int | None,
+    record: Path | None, one: Path | None, tick_of: int | None,
 ) -> None:  # fmt: skip
     """Measure answers under load, and ticks."""
+    if one is not None:
+        serve_run(one, STEP / tick_every)
+        return
     if tick_of is not None:
         click.echo(json.dumps(measure_ticks(tick_of)))
         return
     if record is not None:
         record.parent.mkdir(parents=True, exist_ok=True)  # now, not after minutes of work
     click.echo(f"load: {servers} servers, {rate} requests/s for {seconds} s", err=True)
-    with running_service(servers) as (port, newest):
-        load = asyncio.run(measure_load(port, servers, newest, rate, seconds, tick_every))
+    with running_service(servers, tick_every) as port:
+        load = asyncio.run(measure_load(port, servers, rate, seconds, tick_every))
     ticks = []
     for size in sizes:
         click.echo(f"ticks: {size:,} servers", err=True)
@@ -93,22 +99,40 @@ def serve(
 
 
 @contextmanager
-def running_service(servers: int) -> Iterator[tuple[int, int]]:
-    """Start a service that knows a fleet; yields its port and the newest tick it knows."""
+def running_service(servers: int, tick_every: float) -> Iterator[int]:
+    """Start a service that knows a fleet; yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         save_forecaster(random_forecaster(), run / "model")
-        newest = int(time.time()) // STEP - 60  # so that ticks may come faster than by the clock
-        seed_state(run, random_fleet(servers, newest))
-        command = [sys.executable, "cli.py", "serve", folder, "--port", "0"]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        try:
-            assert process.stderr is not None
-            address = process.stderr.readline().strip()
-            yield int(address.rpartition(":")[2]), newest
-        finally:
-            process.terminate()
-            process.wait()
+        seed_state(run, random_fleet(servers, int(time.time()) // STEP))
+        options = ("--one", folder, "--tick-every", str(tick_every))
+        with subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serve", *options], cwd=ROOT,
+            stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            try:
+                assert process.stdout is not None
+                address = process.stdout.readline().strip()
+                yield int(address.rpartition(":")[2])
+            finally:
+                process.terminate()
+
+
+def serve_run(run: Path, speed: float) -> None:
+    """Serve a run at a free port until stopped, as the command does, but on a fast clock."""
+    from serve.api import create_app
+    from serve.run import listen, serve_until_stopped
+
+    begin = time.monotonic()
+    start = int(time.time()) + STEP  # by when the newest tick of the state is over
+
+    def clock() -> float:
+        return start + (time.monotonic() - begin) * speed
+
+    leave_a_core()
+    with listen("127.0.0.1", 0) as listening:
+        app = create_app(open_service(run, run / STATE, clock=clock))
+        serve_until_stopped(app, listening, "127.0.0.1", say=lambda line: print(line, flush=True))
 
 
 def random_fleet(servers: int, newest: int) -> Fleet:
@@ -185,6 +209,9 @@ class Client:
     async def ask(self, target: str, body: bytes | None = None) -> Answer:
         """Send a request on a free connection, and wait for all of the answer."""
         reader, writer = connection = await self.free.get()
+        if reader.at_eof():  # idle for so long that the service has closed it
+            writer.close()
+            reader, writer = connection = await asyncio.open_connection("127.0.0.1", self.port)
         head = f"{'GET' if body is None else 'POST'} {target} HTTP/1.1\r\nHost: localhost\r\n"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -202,7 +229,7 @@ class Client:
 
 
 async def measure_load(
-    port: int, servers: int, newest: int, rate: int, seconds: int, tick_every: float
+    port: int, servers: int, rate: int, seconds: int, tick_every: float
 ) -> dict[str, Any]:
     """Ask at a rate while ticks come; every answer must be 200."""
     client = await Client(port).connect()
@@ -221,9 +248,7 @@ async def measure_load(
         assert answer.status == 200, (target, answer)
         seen.append((target, time.perf_counter() - due, len(answer.body)))
 
-    feeding = asyncio.create_task(
-        feed_ticks(client, servers, newest, begin, begin + seconds, tick_every)
-    )
+    feeding = asyncio.create_task(feed_ticks(client, servers, begin, begin + seconds, tick_every))
     async with asyncio.TaskGroup() as group:
         for number, target in enumerate(targets):
             group.create_task(request(number, target))
@@ -240,18 +265,20 @@ async def measure_load(
 
 
 async def feed_ticks(
-    client: Client, servers: int, newest: int, begin: float, end: float, every: float
+    client: Client, servers: int, begin: float, end: float, every: float
 ) -> dict[str, Any]:
     """Feed a tick of all servers now and then, and see when its forecast can be read."""
     feeds, forecasts = [], []
     for number in range(1, int((end - begin) / every) + 1):
         await asyncio.sleep(begin + (number - 0.5) * every - time.perf_counter())
+        head = json.loads((await client.ask("/api/v1/alerts")).body)
+        tick = int(datetime.fromisoformat(head["now"]).timestamp()) // STEP - 1  # the last one over
         sent = time.perf_counter()
-        for body in feed_bodies(servers, newest + number):
+        for body in feed_bodies(servers, tick):
             answer = await client.ask("/api/v1/feed", body)
             assert answer.status == 200 and b'"rejected":[]' in answer.body, answer
         taken = time.perf_counter()
-        expected = np.datetime64((newest + number) * STEP, "s")
+        expected = np.datetime64(tick * STEP, "s")
         target = f"/api/v1/forecasts?server={server_name(servers - 1)}&horizon_minutes=5"
         while f'"last_tick":"{expected}Z"'.encode() not in (await client.ask(target)).body:
             await asyncio.sleep(0.01)
