@@ -42,7 +42,7 @@ from data.fleet import FloatArray
 from data.reading import TableSpec, read_fleet
 from report.naive import NAIVE_FORECASTS
 from report.scores import SCORED_QUANTILES, ScoreSums
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from tft.schema import Metric
 from train import TrainConfig
 from train.commands import built_in_fleet

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.blocks import CONFIG
 from benchmarks.inputs import random_inputs
-from benchmarks.kernels import CONFIG
 from tft.model import TFT
 from tft.quantiles import quantile_loss
 

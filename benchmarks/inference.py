@@ -35,7 +35,7 @@ from tft.model import TFT
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema, Metric
 
-SCHEMA = FeatureSchema(  # makes the network that benchmarks/kernels.py times
+SCHEMA = FeatureSchema(  # makes the network of benchmarks/blocks.py
     targets=(
         Metric("cpu_percent", 0.0, 100.0),
         Metric("memory_percent", 0.0, 100.0),

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.accuracy_text import LIGHTGBM, as_markdown
 from benchmarks.machine import ROOT
 from benchmarks.record import RESULTS
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks.machine import ROOT, measured_on
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -36,7 +36,7 @@ from data.reading import read_fleet
 from data.sampling import WindowOrder
 from data.windows import WindowStore, index_windows
 from report.console import ProgressLine
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from tft.schema import FeatureSchema
 
 MEMORY_GOAL = 1.3  # peak memory of the largest fleet, in bytes of its series

@@ -34,7 +34,7 @@ from benchmarks.sizes import parse_sizes
 from cli import PROFILES
 from data.synthetic import FleetSpec, write_fleet
 from report.console import ProgressLine
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 
 Row = dict[str, Any]
 FIRST, LAST = "baseline", "phase 3"

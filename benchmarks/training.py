@@ -20,7 +20,7 @@ import click
 from tqdm import tqdm
 
 from benchmarks.machine import measured_on
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from train.commands import BUILT_IN, built_in_fleet
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)

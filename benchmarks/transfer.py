@@ -31,7 +31,7 @@ from benchmarks.worlds import FLAT, MODEL, held_out, split_table, study
 from data.reading import TableSpec, read_fleet
 from data.synthetic import FleetSpec, write_fleet
 from report.scores import MEAN
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from train import TFTTrainer, TrainConfig
 from train.commands import built_in_fleet
 

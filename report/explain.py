@@ -31,6 +31,7 @@ from report.weights import (
 )
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster
+from tft.history import NAIVE_FORECASTS
 from tft.model import TFTInputs, TFTOutput
 from tft.schema import FeatureSchema
 
@@ -38,7 +39,7 @@ SHUFFLES = 3
 BATCH_SIZE = 64
 LOW, HIGH = 0.1, 0.9  # of the windows' selection weights
 SEED = 0  # of the shuffles: the same run and table give the same figures
-HELD, SAME_HOURS = slice(0, -1), slice(-1, None)  # naive forecasts: of the past, of days before
+HOURS = NAIVE_FORECASTS.index("same hours before")  # of the future variables; others of the past
 DRAWN = 4  # candidates for each window values are taken from, see `_draw_donors`
 
 
@@ -164,13 +165,14 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
     """Return the inputs with a change's variables taken from the donors, gaps and all."""
     if change.group == "past":
         past = _mix(inputs.past, donors.past, change.columns, 2)
-        return inputs._replace(past=past, naive=_mix_naive(inputs, donors, change.columns, HELD))
+        kinds = [kind for kind in range(len(NAIVE_FORECASTS)) if kind != HOURS]
+        return inputs._replace(past=past, naive=_mix_naive(inputs, donors, change.columns, kinds))
     if change.group == "future":
         assert inputs.naive is not None
         known = inputs.future.shape[2] - inputs.naive.shape[2]  # then the targets' hours before
         hours = tuple(column - known for column in change.columns)
         future = _mix(inputs.future, donors.future, change.columns, 2)
-        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, SAME_HOURS))
+        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, [HOURS]))
     reals = inputs.static_reals.shape[1]  # static variables are reals first, then codes
     real = tuple(column for column in change.columns if column < reals)
     code = tuple(column - reals for column in change.columns if column >= reals)
@@ -181,13 +183,14 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
 
 
 def _mix_naive(
-    inputs: TFTInputs, donors: TFTInputs, columns: tuple[int, ...], kind: slice
+    inputs: TFTInputs, donors: TFTInputs, columns: tuple[int, ...], kinds: list[int]
 ) -> Tensor:
-    """Return naive forecasts, a kind of them from the donors for those columns that are targets."""
+    """Return naive forecasts, some kinds from the donors for those columns that are targets."""
     assert inputs.naive is not None and donors.naive is not None
     targets = [column for column in columns if 0 <= column < inputs.naive.shape[2]]
     mixed = inputs.naive.clone()
-    mixed[:, :, targets, kind] = donors.naive[:, :, targets, kind]
+    for kind in kinds:
+        mixed[:, :, targets, kind] = donors.naive[:, :, targets, kind]
     return mixed
 
 

@@ -14,7 +14,7 @@ from report.explain_plots import Bar, attention_map, lag_curve, per_cent, spread
 from report.explanation import Explanation, Reading, Variable
 from report.html import Section, escape, items, page, paragraph, picture, quote, table
 from report.plots import VERMILION
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from tft.forecaster import Forecaster
 
 SERVERS = "servers"  # the folder of servers' pages

@@ -15,7 +15,7 @@ from report.plots import save_figure
 from report.run_facts import read_run_facts
 from report.text import evaluation_text
 from report.watch import watch_over
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from tft.forecaster import Forecaster
 
 JSON, PICTURE, PAGE = "evaluation.json", "forecasts.png", "report.html"

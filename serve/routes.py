@@ -15,6 +15,7 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from serve import schemas
 from serve.ahead import STALE_SECONDS
 from serve.answers import alert_told
+from serve.exposition import CONTENT_TYPE
 from serve.measured import MEASURED
 from serve.names import NAME_PATTERN
 from serve.outlook import ModelIdentity
@@ -25,7 +26,6 @@ from serve.times import utc
 from serve.turns import Turns
 
 SENT_AT_ONCE = 256  # servers; the answer on more is sent in parts
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def _service(request: Request) -> Service:
@@ -217,7 +217,7 @@ async def readyz(service: Served) -> Response:
 async def metrics(service: Served) -> Response:
     """Return the fleet's outlook and the service's own counters for Prometheus."""
     text = await run_in_threadpool(service.exposition)
-    return Response(text, media_type=EXPOSITION)
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 def _json(body: bytes) -> Response:

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import kernels
-from benchmarks.kernels import BACKWARD, Block, MachineRates, add_up, all_blocks, as_text
+from benchmarks import blocks, kernels
+from benchmarks.blocks import Block, all_blocks
+from benchmarks.kernels import BACKWARD, MachineRates, add_up, as_text
 from tests.builders import TINY
 from tft.fast_path import use_fast_path
 from tft.model import TFT
@@ -20,8 +21,10 @@ ONE_PATH = {"LSTM encoder", "LSTM decoder", "quantile head, loss"}
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("CONFIG", TINY), ("CONTEXT", 12), ("HORIZON", 4), ("TRIES", 2)):
-        monkeypatch.setattr(kernels, name, value)
+    monkeypatch.setattr(blocks, "CONTEXT", 12)
+    monkeypatch.setattr(blocks, "HORIZON", 4)
+    monkeypatch.setattr(kernels, "CONFIG", TINY)
+    monkeypatch.setattr(kernels, "TRIES", 2)
     monkeypatch.setattr(kernels, "PRODUCT_SIZE", 50)
     monkeypatch.setattr(kernels, "COPIED_FLOATS", 10_000)
 
@@ -86,11 +89,11 @@ def counted(block: Block, backward: bool) -> int:
 def test_every_gradient_of_training_is_in_some_block() -> None:
     """A block that left a layer out would be timed too fast."""
     network = TFT(kernels.CONFIG)
-    *blocks, step = all_blocks(network, batch=2)
-    reached = [parameter for block in blocks for parameter in block.parameters]
+    *every, step = all_blocks(network, batch=2)
+    reached = [parameter for block in every for parameter in block.parameters]
     assert {id(p) for p in reached} == {id(p) for p in network.parameters()}
     assert len(reached) == len(step.parameters)
-    for block in blocks:
+    for block in every:
         torch.autograd.backward(block.run(), [torch.ones_like(o) for o in block.outputs()])
     assert all(parameter.grad is not None for parameter in network.parameters())
 

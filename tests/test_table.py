@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -230,6 +231,19 @@ def test_files_of_a_folder_may_differ_in_columns(tmp_path):
     frame.loc[3:, "queue"] = [1, 2, 3]
     frame.to_csv(tmp_path.with_suffix(".csv"), index=False)
     same(read_fleet(tmp_path, SPEC).fleet, read_fleet(tmp_path.with_suffix(".csv"), SPEC).fleet)
+
+
+def test_an_index_that_pandas_wrote_is_no_metric(tmp_path):
+    """A filtered frame's row numbers: trained on, they are missing in every other table."""
+    frame = table(2, 6).iloc[[0, 1, 3, 7, 8, 11]]
+    frame.to_parquet(tmp_path / "with.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "with.parquet").names
+    frame.to_parquet(tmp_path / "without.parquet", index=False)
+    found, expected = (
+        read_fleet(tmp_path / f"{name}.parquet", SPEC) for name in ("with", "without")
+    )
+    assert found.fleet.metrics == expected.fleet.metrics
+    assert found.fleet.static_names == expected.fleet.static_names
 
 
 def test_the_key_columns_must_be_in_every_file(tmp_path):

@@ -17,14 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from tft.files import write_atomically as write_atomically  # others know it from here
+from tft.files import write_atomically
 from tft.forecaster import Forecaster, TrainingFacts
 from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 
 FORMAT, VERSION = "fleet-tft", 3
-READABLE = (2, VERSION)  # 2 knew no calibration
 MANIFEST = "forecaster.json"
 
 
@@ -79,7 +78,7 @@ def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Fore
             float(manifest["unknown_rate"]),
             facts,
         )
-        if manifest.get("calibrated", False):
+        if manifest["calibrated"]:
             gaps = schema.prediction_horizon, len(schema.targets), len(schema.quantiles) - 1
             forecaster.calibration = torch.ones(gaps)  # to be overwritten
         if not isinstance(facts.end_tick, int) or not isinstance(weights_name, str):
@@ -102,10 +101,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as JSON ({error}); restore it or train") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{path}: not a {FORMAT} forecaster; expected a folder `train` wrote")
-    if manifest.get("version") not in READABLE:
+    if manifest.get("version") != VERSION:
         raise ValueError(
-            f"{path}: bundle version {manifest.get('version')}, this program reads "
-            f"{' and '.join(map(str, READABLE))}; "
+            f"{path}: bundle version {manifest.get('version')}, this program reads {VERSION}; "
             "train again, or use the version of the program that wrote it"
         )
     return manifest

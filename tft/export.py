@@ -40,7 +40,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from tft.batch import WindowBatch
-from tft.bundle import packed_weights, write_atomically
+from tft.bundle import packed_weights
+from tft.files import write_atomically
 from tft.forecaster import Forecaster
 from tft.model import TFT, TFTInputs
 

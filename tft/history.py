@@ -124,14 +124,16 @@ def _around(days: Tensor, ticks: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Beyond the ends of the horizon nothing is seen; mean and deviation are 0 where nothing is.
     """
-    values, width = days.clamp(-FARTHEST, FARTHEST).nan_to_num(0.0), 2 * ticks + 1
+    # In double precision: a difference of squares is left with half of the digits.
+    values, width = days.clamp(-FARTHEST, FARTHEST).nan_to_num(0.0).double(), 2 * ticks + 1
     share, mean, square = (
-        F.avg_pool1d(each.mean(1).transpose(1, 2), width, 1, ticks).transpose(1, 2)
-        for each in (_seen(days), values, values.square())
+        F.pad(each.mean(1), (0, 0, ticks, ticks)).unfold(1, width, 1).mean(-1)
+        for each in (_seen(days).double(), values, values.square())
     )
     some = share.clamp(min=1e-6)
     mean, square = mean / some, square / some
-    return mean, (square - mean.square()).clamp(min=0.0).sqrt(), share
+    deviation = (square - mean.square()).clamp(min=0.0).sqrt()
+    return mean.to(days.dtype), deviation.to(days.dtype), share.to(days.dtype)
 
 
 def _seen(values: Tensor) -> Tensor:

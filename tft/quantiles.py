@@ -58,7 +58,13 @@ class QuantileHead(nn.Module):
 
         Returns:
             [..., M, Q], ascending in Q.
+
+        Raises:
+            ValueError: naive forecasts are missing, or the head was built for none.
         """
+        if (naive is None) != (self.num_naive == 0):
+            given = "none" if naive is None else "some"
+            raise ValueError(f"the head takes {self.num_naive} naive forecasts, {given} were given")
         own = self._outputs(self.linear, x)  # [..., M, Q]
         below, middle, above = own.tensor_split((self.median, self.median + 1), dim=-1)
         middle, gaps = middle.squeeze(-1), F.softplus(torch.cat([below, above], dim=-1))

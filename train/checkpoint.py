@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 
 VERSION = 1
 KEPT_BEST = 3  # by validation loss, besides the newest

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.reading import read_fleet
 from report.folds import CrossValidation, fold_splits, folds_markdown, judge_fold
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from train.device import choose_device
 from train.prepare import Fold, build_schema
 from train.run_dir import CONFIG, INFO, check_free

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from tft.batch import WindowBatch
-from tft.bundle import write_atomically
+from tft.files import write_atomically
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
 from train.device import grad_scaler

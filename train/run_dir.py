@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from report.examples import Examples
-from tft.bundle import save_forecaster, write_atomically
+from tft.bundle import save_forecaster
+from tft.files import write_atomically
 from tft.forecaster import Forecaster
 from train.board import Board
 from train.checkpoint import forget_after, save_checkpoint

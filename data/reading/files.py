@@ -30,6 +30,7 @@ MAX_RAGGED = (
     1_000  # more rows than this with too many or too few fields: not a comma-separated table
 )
 ENCODING_REMEDY = "save it as UTF-8"
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
 
 
 class Chunk(NamedTuple):
@@ -228,7 +229,8 @@ def _open_file(path: Path, partition: dict[str, str]) -> TableFile:
             raise ValueError(
                 f"cannot read {path}: not a Parquet file, or a damaged one; write it again"
             ) from error
-        kinds = [(column.name, _kind(column.type)) for column in schema]
+        columns = (column for column in schema if not PANDAS_INDEX.fullmatch(column.name))
+        kinds = [(column.name, _kind(column.type)) for column in columns]
     else:
         kinds = [(name.strip(), "text") for name in _header(path)[0]]
     names = [name for name, _ in kinds]

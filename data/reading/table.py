@@ -28,6 +28,7 @@ spans and what the columns hold (`data.reading.survey`), then to put every value
 | a column not given a role | text is left out; numbers are static if 95 % of all rows hold their server's most common value and that differs between servers, else observed | `static`, `observed`, `note` |
 | a static value that changes | the server's most common one, the smallest of equals; missing where a server shows over 32 | |
 | several profiles of one server | its most common one; none given is no error | |
+| `__index_level_0__` and the like, which pandas writes into Parquet files | left out: row numbers, no metric | |
 | a column some files of a folder lack | missing in their rows | |
 
 A server's static values and its profile are its most common ones in the whole table, so of later
