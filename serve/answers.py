@@ -106,6 +106,7 @@ def no_outlook(schema: FeatureSchema, model: ModelIdentity) -> Outlook:
         reasons=(),
         origin=np.zeros(0, np.int64),
         quantiles=np.zeros((0, H, M, Q), np.float32),
+        latest=np.zeros((0, M), np.float32),
         thresholds=np.zeros((0, M), np.float32),
         chance=np.zeros((0, H, M), np.float32),
     )

@@ -102,6 +102,7 @@ def make_outlook(
     draft = _Draft(
         origin=roster.last_tick + 1,
         quantiles=np.full((S, H, M, len(schema.quantiles)), np.nan, np.float32),
+        latest=np.full((S, M), np.nan, np.float32),
         verdicts=[GONE] * S,
     )
     if previous is not None and previous.model == identity:
@@ -117,7 +118,7 @@ def make_outlook(
         names, profiles = roster.servers[part], roster.profiles[part]
         limits[part] = thresholds(names, profiles, schema.target_names)
         chance[part] = exceedance(draft.quantiles[part], schema.quantiles, limits[part][:, None])
-    for array in (draft.origin, draft.quantiles, limits, chance):
+    for array in (draft.origin, draft.quantiles, draft.latest, limits, chance):
         array.setflags(write=False)  # readers share them
     return Outlook(
         model=identity,
@@ -131,6 +132,7 @@ def make_outlook(
         reasons=tuple(verdict.reason for verdict in draft.verdicts),
         origin=draft.origin,
         quantiles=draft.quantiles,
+        latest=draft.latest,
         thresholds=limits,
         chance=chance,
         revisions=tuple(roster.revision.tolist()),
@@ -188,6 +190,7 @@ class _Draft(NamedTuple):
 
     origin: IntArray  # [S]
     quantiles: FloatArray  # [S, H, M, Q], NaN until forecast
+    latest: FloatArray  # [S, M], NaN until known
     verdicts: list[Verdict]  # [S]
 
 
@@ -204,6 +207,7 @@ def _keep(
             anew.append(row)
             continue
         draft.origin[row] = previous.origin[old]
+        draft.latest[row] = previous.latest[old]
         draft.verdicts[row] = _judge_age(int(previous.origin[old]), schema, now)
         if draft.verdicts[row].status is Status.FORECAST:
             draft.quantiles[row] = previous.quantiles[old]
@@ -218,6 +222,8 @@ def _forecast(
     verdicts = judge(fleet, schema, now)
     place = np.array([rows[name] for name in fleet.servers], np.int64)
     draft.origin[place] = origin
+    targets = [fleet.metrics.index(name) for name in schema.target_names]
+    draft.latest[place] = fleet.values[fleet.offsets[1:] - 1][:, targets]
     may = np.flatnonzero([verdict.status is Status.FORECAST for verdict in verdicts])
     if len(may):
         store = WindowStore(fleet, schema, "cpu", forecaster.facts.servers)

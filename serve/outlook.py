@@ -49,6 +49,7 @@ class Outlook:
     """Why a server has no forecast; None where it has one."""
     origin: IntArray  # [S] absolute ticks, the first forecast: the one after the last received
     quantiles: FloatArray  # [S, H, M, Q] raw units, NaN where the status is not FORECAST
+    latest: FloatArray  # [S, M] raw units: values in each server's last tick, NaN where missing
     thresholds: FloatArray  # [S, M] raw units, NaN where a metric is not watched
     chance: FloatArray  # [S, H, M] of being at or over the threshold at each step, NaN as above
     revisions: tuple[int, ...] = ()

@@ -139,6 +139,7 @@ class _Breaches:
         by_tick = reached_by(outlook.chance, outlook.step_seconds)  # [S, H, M]
         self.by_hour = by_tick[:, last]  # [S, hours, M]
         self.any = self.by_hour[:, -1]  # [S, M] in the whole horizon
+        self.over = outlook.latest >= outlook.thresholds  # [S, M] already, in the last tick
         known = np.where(np.isnan(self.any), -1.0, self.any)
         self.worst = known.argmax(axis=1)  # [S]
         self.watched = known.max(axis=1) >= 0.0  # [S] whether there is a probability at all
@@ -150,13 +151,14 @@ class _Breaches:
         return int(found[np.argmin(first[found])]) if len(found) else None
 
     def order(self) -> list[int]:
-        """Sort servers by first breach, then by probability, then by name."""
+        """Sort servers: those over a threshold, by first breach, by probability, by name."""
 
-        def key(row: int) -> tuple[float, float, str]:
+        def key(row: int) -> tuple[bool, float, float, str]:
             metric = self.soonest(row)
             at = np.inf if metric is None else self.time(row, metric)
             chance = self.any[row, self.worst[row]] if self.watched[row] else -1.0
-            return float(at), -float(chance), self.outlook.servers[row]
+            over = bool(self.over[row].any())
+            return not over, float(at), -float(chance), self.outlook.servers[row]
 
         return sorted(range(len(self.outlook.servers)), key=key)
 
@@ -168,10 +170,11 @@ class _Breaches:
     def line(self, row: int) -> dict[str, Any]:
         """Return what the overview says of a server."""
         metrics, soonest = self.outlook.metrics, self.soonest(row)
+        known = {"over": [metrics[column] for column in np.flatnonzero(self.over[row])]}
         if not self.watched[row]:
-            return {"worst_metric": None, "chance_by_hour": None, "first_breach": None}
+            return known | {"worst_metric": None, "chance_by_hour": None, "first_breach": None}
         chance = np.nanmax(self.by_hour[row], axis=-1)
-        return {
+        return known | {
             "worst_metric": metrics[self.worst[row]],
             "chance_by_hour": [round(float(each), 4) for each in chance],
             "first_breach": None

@@ -72,9 +72,10 @@ async def feed(request: Request, service: Served, feeds: Feeds) -> Response:
 async def fleet(service: Served) -> Response:
     """Return every server's chance of trouble by hours ahead, the ones in trouble first."""
     now, rendering = service.clock(), service.shown.rendering
-    nothing = {"origin": None, "worst_metric": None, "chance_by_hour": None, "first_breach": None}
+    unknown = dict.fromkeys(("origin", "worst_metric", "chance_by_hour", "first_breach"))
     waiting = [
-        plain(_waiting(each, service) | nothing) for each in service.waiting(rendering).values()
+        plain(_waiting(each, service) | {"over": []} | unknown)
+        for each in service.waiting(rendering).values()
     ]
     members = (
         member("metrics", rendering.outlook.metrics),

@@ -116,6 +116,7 @@ class FleetServer(ServerHead):
     """A server's outlook in one line."""
 
     origin: Time | None = Field(description="First tick forecast")
+    over: list[str] = Field(description="Metrics at or over their threshold in the last tick")
     worst_metric: str | None = Field(description="The one most likely to reach its threshold")
     chance_by_hour: list[Share] | None = Field(
         description="Of any metric reaching its threshold within so many hours: the highest of them"

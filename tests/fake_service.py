@@ -152,6 +152,10 @@ class World:
             "peak": {q: max(ahead[q]) for q in ("0.5", "0.9")},
         }
 
+    def over(self, server: str) -> list[str]:
+        latest = {metric: self.series(server, metric)[0][-1] for metric in METRICS}
+        return [m for m, limit in THRESHOLDS.items() if limit is not None and latest[m] >= limit]
+
     def chance(self, server: str, metric: str, steps: int) -> float:
         """Return the highest level's complement that reaches the threshold: crude, but ordered."""
         threshold, ahead = THRESHOLDS[metric], self.series(server, metric)[1]
@@ -190,6 +194,7 @@ class World:
                 {
                     **self.line(server),
                     "origin": None if cold else rfc3339(self.origin),
+                    "over": [] if cold else self.over(server),
                     "worst_metric": None if cold else "memory_percent",
                     "chance_by_hour": None if cold else by_hour,
                     "first_breach": first and {
@@ -199,7 +204,7 @@ class World:
                 }
             )  # fmt: skip
         last = "9999"
-        rows.sort(key=lambda r: (r["first_breach"] or {"at": last})["at"])
+        rows.sort(key=lambda r: (not r["over"], (r["first_breach"] or {"at": last})["at"]))
         return {"metrics": list(METRICS), "hours": list(range(1, 9)), "servers": rows}
 
     def alerts(self) -> Json:

@@ -65,6 +65,7 @@ def make_outlook(
         reasons=tuple(None if each is Status.FORECAST else "why" for each in status),
         origin=ORIGIN + tick - late,
         quantiles=quantiles,
+        latest=medians[:, 0].astype(np.float32),
         thresholds=thresholds,
         chance=exceedance(quantiles, SCHEMA.quantiles, thresholds[:, None]).astype(np.float32),
     )

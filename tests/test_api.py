@@ -214,6 +214,7 @@ def test_the_fleet_is_sorted_by_what_comes_first(serving: Serving) -> None:
         chance = server["chance_by_hour"]
         assert chance is None or chance == sorted(chance), "within one hour, then two, ..."
     assert others[-1]["name"] == "new"
+    assert [each["over"] for each in (first, *others)] == [["cpu_percent"], [], [], []]
     detail = serving.get("/servers/zz-hot")["server"]
     assert detail["breaches"][0]["first_breach"] == breach["at"]
     assert detail["breaches"][0]["lead_seconds"] == STEP

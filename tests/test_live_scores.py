@@ -42,6 +42,7 @@ def outlook(
             reasons=(None,) * S,
             origin=np.full(S, origin),
             quantiles=np.full((S, H, 2, 4), 50, np.float32) + offsets,
+            latest=np.full((S, 2), 50, np.float32),
             thresholds=np.full((S, 2), np.nan, np.float32),
             chance=np.full((S, H, 2), np.nan, np.float32),
         ),

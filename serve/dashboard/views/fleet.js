@@ -74,7 +74,9 @@ function row(one, content) {
       ? one.chance_by_hour.map((p) => h("td", { class: `cell p${shade(p)}` }, digits(p)))
       : h("td", { colspan: content.hours.length, class: "none" },
           h("span", { class: "mark" }, REASONS[one.status] ?? one.status), ` ${one.reason ?? ""}`),
-    one.first_breach
+    one.over.length
+      ? h("td", { class: "first" }, one.over.map((metric) => h("div", {}, h("strong", {}, labelOf(metric)), " is over its threshold")))
+      : one.first_breach
       ? h("td", { class: "first" }, breach(one.first_breach, now))
       : h("td", { class: "first calm" }, one.chance_by_hour ? `none in ${content.hours.at(-1)} h` : NONE));
 }
@@ -104,11 +106,17 @@ function legend() {
 }
 
 function headline(servers, hours) {
-  const soon = servers.filter((one) => one.first_breach).length;
-  if (!servers.some((one) => one.status === "forecast")) return "No forecast yet";
+  const over = servers.filter((one) => one.over.length && !one.stale).length;
+  const soon = servers.filter((one) => one.first_breach && !one.over.length).length;
+  const now = `${over} of ${plural(servers.length, "server")} ${are(over)} over a threshold`;
+  if (!servers.some((one) => one.status === "forecast")) return over ? now : "No forecast yet";
+  const ahead = `expected to reach ${over ? "one" : "a threshold"} in the next ${hours} hours`;
+  if (over) return `${now}, ${soon || "no"} more ${are(soon)} ${ahead}`;
   if (!soon) return `Nothing is expected to run out in the next ${hours} hours`;
-  return `${soon} of ${plural(servers.length, "server")} ${soon === 1 ? "is" : "are"} expected to reach a threshold in the next ${hours} hours`;
+  return `${soon} of ${plural(servers.length, "server")} ${are(soon)} ${ahead}`;
 }
+
+const are = (count) => (count === 1 ? "is" : "are");
 
 function rest(content) {
   const { servers } = content;
