@@ -28,9 +28,10 @@ def measured_section() -> str:
         _speed(),
         _inference(),
         _scale(),
+        _serve(),
         "Every figure is from `benchmarks/results/*.json`, written by `python -m "
-        "benchmarks.record`, `accuracy`, `speed`, `inference`, `kernels` and `scale`; `python -m "
-        "benchmarks.readme` writes this section.\n",
+        "benchmarks.record`, `accuracy`, `speed`, `inference`, `kernels`, `scale`, `serve`, `soak` "
+        "and `export`; `python -m benchmarks.readme` writes this section.\n",
     ]
     return "\n".join(parts)
 
@@ -105,6 +106,39 @@ def _scale() -> str:
             f"({row['peak_bytes'] / row['series_bytes']:.2f} x the series) | "
             f"{row['gather_seconds']:.2f} s |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _serve() -> str:
+    """Return what the service was measured to hold, and exported files beside the bundle."""
+    load, soak, export = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("serve", "soak", "export")
+    )
+    machine, every = load["on"], load["load"]["requests"][-1]
+    ticks = ", ".join(
+        f"{row['servers']:,} servers {row['worst_seconds']:.1f} s "
+        f"({row['peak_bytes'] / 1e9:.1f} GB)"
+        for row in load["ticks"]
+    )
+    held = [sample["bytes"] / 1e6 for sample in soak["memory"]]
+    forms = list(export["files"])
+    lines = [
+        f"**Serving, `python -m benchmarks.serve`**, on {machine['cores']} cores "
+        f"({machine['processor']}): {load['rate']} requests/s for {load['load']['seconds']} s, of "
+        f"{load['servers']} servers that are forecast meanwhile: median {1e3 * every['p50']:.0f} "
+        f"ms, p99 {1e3 * every['p99']:.0f} ms. A tick from its rows to what readers are told, at "
+        f"worst (peak memory): {ticks}. `python -m benchmarks.soak`: {soak['minutes']:g} minutes "
+        f"in fast motion, {soak['ticks']:,} ticks, {soak['requests']:,} requests, "
+        f"{len(soak['failed'])} failed; memory {held[len(held) // 3]:,.0f} MB after a third of it, "
+        f"{held[-1]:,.0f} MB at its end.\n",
+        f"**Exported, `python -m benchmarks.export`**, {export['on']['cores']} core(s):\n",
+        "| windows | run's bundle | " + " | ".join(forms) + " |",
+        "|---|---|" + "---|" * len(forms),
+    ]
+    for windows in dict.fromkeys(row["windows"] for row in export["forecasts"]):
+        rows = {r["form"]: r for r in export["forecasts"] if r["windows"] == windows}
+        told = (f"{rows[form]['median_seconds']:.3f} s" for form in ("bundle", *forms))
+        lines.append(f"| {windows} | " + " | ".join(told) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -82,7 +82,7 @@ def test_overview_sorts_by_first_breach_and_leads_to_the_server(browser: "Browse
         assert headline.startswith("1 of 15 servers is over a threshold, 1 more is expected")
         assert [rows.nth(i).locator("a").inner_text() for i in (0, 1)] == ["ppml0004", "ppdb0002"]
         firsts = [rows.nth(i).locator(".first").inner_text() for i in (0, 1)]
-        assert firsts[0] == "Memory is over its threshold"
+        assert firsts[0] == "Memory over its threshold"
         assert re.search(r"Memory in .* likely", firsts[1], re.DOTALL)
         cold = page.locator("tr", has_text="ppweb0005")
         assert "14 ticks of history" in cold.inner_text()

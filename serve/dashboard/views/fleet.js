@@ -75,7 +75,7 @@ function row(one, content) {
       : h("td", { colspan: content.hours.length, class: "none" },
           h("span", { class: "mark" }, REASONS[one.status] ?? one.status), ` ${one.reason ?? ""}`),
     one.over.length
-      ? h("td", { class: "first" }, one.over.map((metric) => h("div", {}, h("strong", {}, labelOf(metric)), " is over its threshold")))
+      ? h("td", { class: "first" }, h("strong", {}, one.over.map(labelOf).join(", ")), ` over ${one.over.length > 1 ? "their thresholds" : "its threshold"}`)
       : one.first_breach
       ? h("td", { class: "first" }, breach(one.first_breach, now))
       : h("td", { class: "first calm" }, one.chance_by_hour ? `none in ${content.hours.at(-1)} h` : NONE));
