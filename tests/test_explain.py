@@ -51,10 +51,10 @@ def of_group(reading: Reading, group: str) -> dict[str, Variable]:
 
 
 def test_the_one_input_that_carries_the_signal_comes_first(tmp_path: Path) -> None:
-    """The load is a queue's length an hour before, and noise; the queue jumps within the horizon."""
+    """The load is a queue's length an hour before, and noise; the queue jumps every 16 ticks."""
     draw, ticks, frames = np.random.default_rng(0), 1200, []
     for number in range(4):
-        queue = np.repeat(draw.normal(size=ticks), 8)[draw.integers(8) :][: ticks + 12]
+        queue = np.repeat(draw.normal(size=ticks), 16)[draw.integers(16) :][: ticks + 12]
         frames.append(
             pd.DataFrame(
                 {
