@@ -43,12 +43,12 @@ def test_it_stops_where_the_loss_explodes() -> None:
     assert test.suggestion < 10
 
 
-def test_the_suggestion_is_halfway_between_the_steepest_descent_and_the_minimum() -> None:
+def test_the_suggestion_is_two_thirds_from_the_steepest_descent_to_the_minimum() -> None:
     rates = np.geomspace(1e-5, 1, 101)
     position = np.log10(rates)
     # Falls most steeply at 1e-3, is lowest at 1e-2, then explodes, even more steeply.
     smoothed = 1 - 0.5 / (1 + np.exp(-6 * (position + 3))) + 20 * np.clip(position + 2, 0, None)
-    assert suggest(list(rates), list(smoothed)) == pytest.approx(10**-2.5, rel=0.1)
+    assert suggest(list(rates), list(smoothed)) == pytest.approx(10 ** (-7 / 3), rel=0.1)
 
 
 def test_noise_is_smoothed_over_a_third_of_a_decade() -> None:

@@ -2,9 +2,9 @@
 
 The learning rate grows exponentially from step to step of real training; the loss falls, flattens
 and explodes. Batches differ more than the loss falls from step to step, so each step's loss is
-divided by the untrained network's on the same windows. Suggested is the rate halfway, on the log
-scale, between the steepest descent of the smoothed curve and its minimum: the steepest descent
-alone was too low and the minimum too high (benchmarks/NOTES.md).
+divided by the untrained network's on the same windows. Suggested is the rate two thirds of the way,
+on the log scale, from the steepest descent of the smoothed curve to its minimum: the steepest
+descent alone was too low and the minimum too high (benchmarks/NOTES.md).
 """
 
 import copy
@@ -29,6 +29,7 @@ from train.validate import validate
 SMOOTHING = 0.35  # decades: standard deviation of the Gaussian that weighs neighbours
 DIVERGED = 2.0  # stop where the mean of the last few relative losses is so many times its best
 FEW = 5
+TOWARDS_MINIMUM = 2 / 3  # of the way from the steepest descent, in log rate
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def smooth(rates: list[float], losses: list[float]) -> list[float]:
 
 
 def suggest(rates: list[float], smoothed: list[float]) -> float:
-    """Return the rate halfway, in log rate, between the steepest descent and the minimum after it.
+    """Return the rate two thirds of the way, in log rate, from steepest descent to minimum.
 
     Raises:
         FloatingPointError: the loss never fell.
@@ -132,8 +133,9 @@ def suggest(rates: list[float], smoothed: list[float]) -> float:
             "falling first; check the data, or set learning_rate by hand"
         )
     slope = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
-    halfway = math.sqrt(rates[int(np.argmin(slope))] * rates[lowest])
-    return min(rates, key=lambda rate: abs(math.log(rate / halfway)))
+    steepest = rates[int(np.argmin(slope))]
+    between = steepest ** (1 - TOWARDS_MINIMUM) * rates[lowest] ** TOWARDS_MINIMUM
+    return min(rates, key=lambda rate: abs(math.log(rate / between)))
 
 
 def _diverged(relative: list[float]) -> bool:
