@@ -1,4 +1,4 @@
-"""The most memory a process held, on Linux."""
+"""What memory a process holds, and the most it held, on Linux."""
 
 from pathlib import Path
 
@@ -19,5 +19,14 @@ def forget_peak() -> int:
 
 def peak_memory() -> int:
     """Return the most memory this process held since `forget_peak`, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return _bytes("VmHWM", "self")
+
+
+def held_memory(pid: int) -> int:
+    """Return the memory another process holds, in bytes."""
+    return _bytes("VmRSS", str(pid))
+
+
+def _bytes(key: str, process: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

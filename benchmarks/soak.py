@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import ROOT, measured_on
+from benchmarks.memory import held_memory
 from tft.files import write_atomically
 
 TARGETS = (
@@ -88,7 +89,7 @@ def watch(
             ask(f"{address}/api/v1/demo/scenario", body)
             switch_at += SCENARIO_SECONDS
         if now >= sample_at:
-            samples.append((now - begin, resident(process.pid)))
+            samples.append((now - begin, held_memory(process.pid)))
             sample_at += SAMPLE_SECONDS
         target = TARGETS[number % len(TARGETS)].format(server=servers[number % len(servers)])
         try:
@@ -134,12 +135,6 @@ def ask(url: str, body: bytes | None = None) -> bytes:
     with urllib.request.urlopen(request, timeout=30) as response:
         content: bytes = response.read()
     return content
-
-
-def resident(pid: int) -> int:
-    """Return the memory a process holds, in bytes; Linux only."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 def as_text(measured: dict[str, Any]) -> str:
