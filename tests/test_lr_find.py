@@ -43,12 +43,14 @@ def test_it_stops_where_the_loss_explodes() -> None:
     assert test.suggestion < 10
 
 
-def test_the_suggestion_is_two_thirds_from_the_steepest_descent_to_the_minimum() -> None:
-    rates = np.geomspace(1e-5, 1, 101)
-    position = np.log10(rates)
-    # Falls most steeply at 1e-3, is lowest at 1e-2, then explodes, even more steeply.
-    smoothed = 1 - 0.5 / (1 + np.exp(-6 * (position + 3))) + 20 * np.clip(position + 2, 0, None)
-    assert suggest(list(rates), list(smoothed)) == pytest.approx(10 ** (-7 / 3), rel=0.1)
+def test_the_suggestion_is_where_the_fall_is_nearly_done() -> None:
+    rates = list(np.geomspace(1e-5, 1, 101))
+    # Falls in a straight line to 1e-3, a little more to 1e-2, then explodes.
+    smoothed = np.interp(np.log10(rates), [-5, -3, -2, 0], [1.0, 0.52, 0.5, 40.0]).tolist()
+    assert suggest(rates, smoothed) == pytest.approx(10 ** (-5 + 2 * 0.475 / 0.48), rel=0.13)
+    low = 0.5 + 1e-6  # a floor that is flat: its lowest point may be anywhere
+    floor = np.interp(np.log10(rates), [-5, -3, -1, 0], [1.0, low, 0.5, 40.0]).tolist()
+    assert suggest(rates, floor) == pytest.approx(10**-3.1, rel=0.13)  # the sweep's steps are 12 %
 
 
 def test_noise_is_smoothed_over_a_third_of_a_decade() -> None:

@@ -2,9 +2,9 @@
 
 The learning rate grows exponentially from step to step of real training; the loss falls, flattens
 and explodes. Batches differ more than the loss falls from step to step, so each step's loss is
-divided by the untrained network's on the same windows. Suggested is the rate two thirds of the way,
-on the log scale, from the steepest descent of the smoothed curve to its minimum: the steepest
-descent alone was too low and the minimum too high (benchmarks/NOTES.md).
+divided by the untrained network's on the same windows. Suggested is the rate by which the smoothed
+curve has done 95 % of its fall: its minimum lies on a valley's floor, anywhere on it, and too high;
+its steepest descent is too low (benchmarks/NOTES.md).
 """
 
 import copy
@@ -29,7 +29,7 @@ from train.validate import validate
 SMOOTHING = 0.35  # decades: standard deviation of the Gaussian that weighs neighbours
 DIVERGED = 2.0  # stop where the mean of the last few relative losses is so many times its best
 FEW = 5
-TOWARDS_MINIMUM = 2 / 3  # of the way from the steepest descent, in log rate
+DONE = 0.95  # of the curve's fall, at the suggested rate
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def smooth(rates: list[float], losses: list[float]) -> list[float]:
 
 
 def suggest(rates: list[float], smoothed: list[float]) -> float:
-    """Return the rate two thirds of the way, in log rate, from steepest descent to minimum.
+    """Return the first rate at which `DONE` of the fall to the minimum is done.
 
     Raises:
         FloatingPointError: the loss never fell.
@@ -132,10 +132,8 @@ def suggest(rates: list[float], smoothed: list[float]) -> float:
             f"the loss diverged after {len(rates)} steps of the learning-rate sweep without "
             "falling first; check the data, or set learning_rate by hand"
         )
-    slope = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
-    steepest = rates[int(np.argmin(slope))]
-    between = steepest ** (1 - TOWARDS_MINIMUM) * rates[lowest] ** TOWARDS_MINIMUM
-    return min(rates, key=lambda rate: abs(math.log(rate / between)))
+    floor = smoothed[0] - DONE * (smoothed[0] - smoothed[lowest])
+    return next(rate for rate, loss in zip(rates, smoothed, strict=True) if loss <= floor)
 
 
 def _diverged(relative: list[float]) -> bool:
