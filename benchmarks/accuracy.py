@@ -105,10 +105,11 @@ class Judged:
     help="Trainings side by side; each has its share of the cores.",
 )  # fmt: skip
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Write the record.")
+@click.option("--name", help="Of the table in the record.  [default: its file's]")
 @click.option("--set", "pairs", multiple=True, help="key=value, any configuration key.")
 def accuracy(
     data: Path | None, target: str | None, minutes: float, seeds: int, windows: int,
-    peers: str | None, jobs: int, record: Path | None, pairs: Sequence[str],
+    peers: str | None, jobs: int, record: Path | None, name: str | None, pairs: Sequence[str],
 ) -> None:  # fmt: skip
     """Train every forecaster on the same rows and judge it on the same windows."""
     if record is not None:
@@ -122,9 +123,9 @@ def accuracy(
     with tempfile.TemporaryDirectory() as folder:
         judged = prepare(data, config, windows, Path(folder))
         content = {
-            "on": measured_on(), "data": label(str(data)), "minutes": minutes, "seeds": seeds,
-            "jobs": jobs, "threads_each": threads, "settings": settings, **described(judged),
-            "results": naive_results(judged),
+            "on": measured_on(), "data": name or label(str(data)), "minutes": minutes,
+            "seeds": seeds, "jobs": jobs, "threads_each": threads, "settings": settings,
+            **described(judged), "results": naive_results(judged),
         }  # fmt: skip
         todo = jobs_of(data, Path(folder), settings, seeds, minutes, peers, threads)
         for result in tqdm(run_all(todo, judged, jobs), total=len(todo), unit="training"):

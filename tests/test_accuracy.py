@@ -184,7 +184,7 @@ def ran(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
             benchmark.accuracy,
             ["--data", str(table), "--target", ",".join(TARGETS), "--seeds", "2", "--minutes", "1",
              "--windows", "20", "--peers", "--jobs", "2",
-             "--json", str(folder / "results" / "accuracy.json"),
+             "--json", str(folder / "results" / "accuracy.json"), "--name", "the traces",
              *(f"--set={key}={value}" for key, value in NETWORK.items())],
         )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -196,6 +196,7 @@ def test_every_forecaster_is_judged_on_the_same_windows(
     ran: tuple[dict[str, Any], str, Path],
 ) -> None:
     content, text, _ = ran
+    assert content["data"] == "the traces"
     found = {(result["forecaster"], result["seed"]) for result in content["results"]}
     learnt = {(name, seed) for name in benchmark.MODULES for seed in (1, 2)}
     assert found == learnt | {(name, None) for name in benchmark.NAIVE_FORECASTS}
