@@ -25,6 +25,7 @@ from tft.schema import FeatureSchema
 log = logging.getLogger(__name__)
 
 ACTIVE_SECONDS = 3_600  # a server heard of within it is waited for
+QUIET_STEPS = 2  # after so many without a tick, what is told is looked at again
 GRACE = 0.1  # of a step: how long the last servers are waited for after a tick's first row
 POLL_SECONDS = 0.25  # of the thread, by the wall clock
 
@@ -240,9 +241,10 @@ class Ticker:
     """Makes outlooks, in a thread of its own; readers take the newest and never wait for one.
 
     An outlook is due when a new tick has come from every server heard of within the hour before
-    it, or a tenth of a step after the tick's first row: a row that comes later counts in the next
-    outlook. One is also due at the start, when asked for, and when a forecast has come to lie in
-    the past. If making one fails, the old one stays, and it is tried again after a tenth of a step.
+    it, or a tenth of a step after the tick's first row; rows that come later are forecast from a
+    tenth of a step after the outlook. One is also due at the start, when asked for, when a forecast
+    has come to lie in the past, and, as data that do not come grow stale, two steps after the last.
+    If making one fails, the old one stays, and it is tried again after a tenth of a step.
     """
 
     def __init__(
@@ -272,6 +274,7 @@ class Ticker:
         self._newest: int | None = None  # the newest tick noticed
         self._since = 0.0  # when it was
         self._retry_at = -math.inf
+        self._made_at = -math.inf  # Unix seconds
         self._asked, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
 
@@ -321,11 +324,18 @@ class Ticker:
             self._newest, self._since = newest, now
         if self.outlook is None or self._asked.is_set() or now >= self._expires:
             return True
-        if newest is None or newest == self._made:
+        if newest is None:
             return False
+        if now - self._made_at >= QUIET_STEPS * self._step_seconds:
+            return True
+        roster = self.history.roster()
+        if newest == self._made:
+            told = self.outlook.servers, self.outlook.revisions
+            late = told != (roster.servers, tuple(roster.revision.tolist()))
+            return late and now - self._made_at >= GRACE * self._step_seconds
         if now - self._since >= GRACE * self._step_seconds:
             return True
-        last = self.history.roster().last_tick
+        last = roster.last_tick
         hour_before = newest - ACTIVE_SECONDS // self._step_seconds
         return not ((last < newest) & (last >= hour_before)).any()
 
@@ -338,7 +348,8 @@ class Ticker:
         self.seconds = time.perf_counter() - begin
         given = np.array([status is Status.FORECAST for status in outlook.status], bool)
         ends = (outlook.origin[given] + outlook.quantiles.shape[1]) * outlook.step_seconds
-        self._made, self._expires = newest, min(ends.tolist(), default=math.inf)
+        self._made, self._made_at = newest, now
+        self._expires = min(ends.tolist(), default=math.inf)
         self.outlook, self.error = outlook, None
         for listener in self.listeners:
             try:

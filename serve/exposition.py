@@ -41,8 +41,11 @@ HELP = {
 }
 
 Samples = Iterable[tuple[str, float]]  # labels as text, and a value
-Live = Mapping[str, Mapping[str, Mapping[str, float] | None]]
-"""By metric, then `day` or `week`: coverage, quantile_loss and forecasts, None without a score."""
+Live = Mapping[str, Mapping[str, Mapping[str, float | None] | None]]
+"""By metric, then `day` or `week`: coverage, quantile_loss and forecasts, None without a score.
+
+The loss alone is None where all that came was zero.
+"""
 
 
 def fleet_text(outlook: Outlook, rules: AlertRules, alerts: Sequence[Alert]) -> str:
@@ -119,7 +122,10 @@ def service_text(
         if score is not None
     ]
     live_text = "".join(
-        _family(name, ((labels, score[key]) for labels, score in scores))
+        _family(
+            name,
+            ((labels, value) for labels, score in scores if (value := score[key]) is not None),
+        )
         for name, key in (
             ("live_coverage_ratio", "coverage"),
             ("live_quantile_loss", "quantile_loss"),

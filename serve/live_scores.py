@@ -76,6 +76,9 @@ class LiveSummary:
         }
 
 
+NOTHING_SCORED = LiveSummary({}, {}, ())
+
+
 class _Kept(NamedTuple):
     """A forecast put by: a row of the table `forecasts`."""
 
@@ -104,7 +107,7 @@ class LiveScores:
                 left out: its loss is compared with nothing.
         """
         self.evaluated = dict(evaluated or {})
-        self.summary = LiveSummary({}, {}, ())
+        self.summary = NOTHING_SCORED
         """As of the last update; replaced as a whole, so any thread may read it."""
         self._store, self._state = store, state
         with store.transaction() as db:

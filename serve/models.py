@@ -6,6 +6,7 @@ A bundle is read and verified by `tft.bundle`: numbers and JSON, never code.
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,14 @@ class ModelShelf:
         """The model that `rollback` goes back to."""
         return self._pair[1]
 
-    def reload(self, name: str | None = None) -> LoadedModel:
+    def reload(
+        self, name: str | None = None, check: Callable[[LoadedModel], object] | None = None
+    ) -> LoadedModel:
         """Load a model and make it the current one; the same weights again change nothing.
 
         Args:
             name: of a folder in the models directory; None: the current model's own folder.
+            check: of what comes with the model; a ValueError of it refuses the model.
 
         Raises:
             ValueError: there is no such model, it is damaged, or it does not fit the service; the
@@ -85,6 +89,8 @@ class ModelShelf:
             folder = self.current.folder if name is None else self._named(name)
             model = _load(folder, self._device)
             _refuse_misfit(model, self._schema)
+            if check is not None:
+                check(model)
             if model.identity != self.current.identity:
                 self._pair = (model, self.current)
             return self.current

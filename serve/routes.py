@@ -190,13 +190,15 @@ async def reload(
 ) -> Response:
     """Load a model of the models directory, or the current one anew, and forecast with it."""
     name = None if asked is None else asked.name
-    return _answered(service, service.identity, await forwards.take(lambda: service.reload(name)))
+    told = await forwards.take(lambda: service.reload(name))
+    return _answered(service, service.identity, told)  # the identity is asked for after the swap
 
 
 @api.post("/model/rollback", response_model=schemas.ModelAnswer)
 async def rollback(service: Served, forwards: Forwards) -> Response:
     """Return to the model before the current one."""
-    return _answered(service, service.identity, await forwards.take(service.rollback))
+    told = await forwards.take(service.rollback)
+    return _answered(service, service.identity, told)
 
 
 @root.get("/healthz", response_model=schemas.Alive)

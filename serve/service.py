@@ -20,7 +20,7 @@ from serve.engine import Ticker
 from serve.exposition import fleet_text, service_text
 from serve.feed import read_feed
 from serve.insight import NoForecastError, explain_server
-from serve.live_scores import LiveScores
+from serve.live_scores import NOTHING_SCORED, LiveScores
 from serve.models import LoadedModel, ModelShelf
 from serve.observations import Observation, Receipt
 from serve.outlook import ModelIdentity, Outlook
@@ -270,16 +270,13 @@ class Service:
         Raises:
             ProblemError: there is none, or it does not fit; the current one stays.
         """
+        before = self.identity
         try:
-            model = self.shelf.reload(name)
+            self.shelf.reload(name, self._learn_of)
         except ValueError as error:
             raise ProblemError(409, str(error)) from error
-        try:
-            self._about_of(model)
-        except ValueError as error:
-            self.shelf.rollback()
-            raise ProblemError(409, str(error)) from error
-        self._ticker.remake()
+        if self.identity != before:
+            self._swapped()
         return self.model()
 
     def rollback(self) -> dict[str, Any]:
@@ -292,7 +289,7 @@ class Service:
             self.shelf.rollback()
         except ValueError as error:
             raise ProblemError(409, str(error)) from error
-        self._ticker.remake()
+        self._swapped()
         return self.model()
 
     def exposition(self) -> str:
@@ -327,9 +324,21 @@ class Service:
         with self._counting:
             self._counts.update(more)
 
+    def _swapped(self) -> None:
+        """Have the fleet forecast by another model than before."""
+        self._scores.summary = NOTHING_SCORED  # of the model before, until the next outlook
+        self._ticker.remake()
+
     def _about_of(self, model: LoadedModel) -> About:
-        if model.identity not in self._about:
-            self._about[model.identity] = about(model, self.rules.alarm_at)
+        return self._about.get(model.identity) or self._learn_of(model)
+
+    def _learn_of(self, model: LoadedModel) -> About:
+        """Read what was measured of a model, anew: `evaluate` may have run since.
+
+        Raises:
+            ValueError: it is not what `evaluate` writes.
+        """
+        self._about[model.identity] = about(model, self.rules.alarm_at)
         return self._about[model.identity]
 
 

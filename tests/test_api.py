@@ -389,6 +389,7 @@ def test_a_model_is_loaded_by_name_and_taken_back(tmp_path: Path) -> None:
     answer = serving.client.post(f"{V1}/model/reload", {"name": "better"})
     content = schemas.ModelAnswer.model_validate_json(answer.body, strict=True).model_dump()
     assert content["current"]["name"] == "better" and content["previous"]["name"] == "run"
+    assert content["model"]["hash"] == content["current"]["hash"], "the head is of after the swap"
     assert serving.get("/forecasts") == before, "what was made by a model keeps its hash"
     assert serving.service.turn()
     after = serving.get("/forecasts")
@@ -397,6 +398,20 @@ def test_a_model_is_loaded_by_name_and_taken_back(tmp_path: Path) -> None:
     assert serving.client.post(f"{V1}/model/rollback").json()["current"]["name"] == "run"
     assert serving.service.turn()
     assert serving.get("/forecasts")["servers"] == before["servers"]
+
+
+def test_a_model_whose_evaluation_is_damaged_leaves_both_others_alone(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for seed, name in ((1, "better"), (2, "bad")):
+        save_forecaster(tiny_forecaster(seed), models / name / "model")
+    (models / "bad" / "evaluation").mkdir()
+    (models / "bad" / "evaluation" / "evaluation.json").write_text("{")
+    serving = Serving(tmp_path, models=models)
+    assert serving.client.post(f"{V1}/model/reload", {"name": "better"}).status == 200
+    answer = serving.client.post(f"{V1}/model/reload", {"name": "bad"})
+    assert answer.status == 409 and "evaluation.json" in answer.detail
+    content = serving.get("/model")
+    assert content["current"]["name"] == "better" and content["previous"]["name"] == "run"
 
 
 def test_without_another_model_there_is_none_to_go_back_to(serving: Serving) -> None:

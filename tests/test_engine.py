@@ -351,7 +351,11 @@ def test_the_last_servers_are_waited_for_a_tenth_of_a_step() -> None:
     assert ticker.turn()
     assert ticker.outlook.origin.tolist() == [1060, 1059, 1059]
     receive(ticker, fleet, "server1", "server2")
-    assert not ticker.turn()  # they count in the next
+    ticker.clock.now += 29
+    assert not ticker.turn()
+    ticker.clock.now += 1
+    assert ticker.turn() and not ticker.turn()
+    assert ticker.outlook.origin.tolist() == [1060] * 3
 
 
 def test_a_server_silent_for_an_hour_is_not_waited_for() -> None:
@@ -367,10 +371,21 @@ def test_a_server_silent_for_an_hour_is_not_waited_for() -> None:
 def test_time_alone_makes_an_outlook_when_a_forecast_has_become_past() -> None:
     ticker = ticker_of(together(MINUTES))
     ticker.clock.now = (1060 + H) * 300 - 1
-    assert not ticker.turn()
+    ticker.turn()
+    assert ticker.outlook.status == (Status.FORECAST,) * 3
     ticker.clock.now += 1
     assert ticker.turn() and not ticker.turn()
     assert ticker.outlook.status == (Status.REFUSED,) * 3
+
+
+def test_without_ticks_what_is_told_is_looked_at_again() -> None:
+    """Alerts must not go on as if a forecast from data long stale were of now."""
+    ticker = ticker_of(together(MINUTES))
+    ticker.clock.now += 599
+    assert not ticker.turn()
+    ticker.clock.now += 1
+    assert ticker.turn() and not ticker.turn()
+    assert ticker.outlook.made_at == ticker.clock.now
 
 
 def test_a_model_swapped_in_forecasts_when_asked_to() -> None:

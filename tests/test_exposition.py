@@ -14,6 +14,7 @@ from report.early_warning.crossing import crossing_probability
 from serve.alert_rules import AlertRules
 from serve.alerts import AlertBook
 from serve.exposition import HELP, fleet_text, service_text
+from serve.live_scores import LiveScore, LiveSummary
 from serve.outlook import Outlook, Status
 from tests.outlooks import CALM, MODEL, ORIGIN, SCHEMA, STEP, make_outlook, spike
 
@@ -107,6 +108,12 @@ def test_no_sample_is_a_nan_or_infinite() -> None:
     live = {"cpu_percent": {"day": {"coverage": math.nan, "quantile_loss": 1.0, "forecasts": 0}}}
     found = families(service_text(NOW, None, MODEL, live, {}))
     assert "live_coverage_ratio" not in found and "live_quantile_loss" in found
+
+
+def test_a_loss_of_nothing_but_zeros_is_no_sample() -> None:
+    summary = LiveSummary({"cpu_percent": LiveScore(0.5, math.nan, 3)}, {}, ())
+    found = families(service_text(NOW, None, MODEL, summary.to_dict(["cpu_percent"]), {}))
+    assert "live_quantile_loss" not in found and "live_coverage_ratio" in found
 
 
 @settings(max_examples=40)
