@@ -6,7 +6,7 @@ A TOML file; every key may be left out, and these are the defaults but for the c
                             # the median, or an upper one to warn of what is less likely
     nearest_minutes = 30    # these hours are from so far ahead
     farthest_minutes = 480  # to so far
-    pending_ticks = 2       # for which forecasts must say so before an alert fires
+    pending_ticks = 2       # for so many after the first, forecasts must say so before one fires
     clear_ticks = 6         # for which they must not before it is over
     clear_margin = 0.25     # and by how much: with a probability a quarter lower than raises one
 
@@ -213,9 +213,13 @@ def _numbers(plain: Mapping[str, Any], where: str, schema: FeatureSchema) -> dic
         )
     near = found.get("nearest_minutes", AlertRules.nearest_minutes)
     far = min(found.get("farthest_minutes", AlertRules.farthest_minutes), minutes)
-    if near > far:
+    tick = schema.step_seconds / 60
+    last = math.floor(far / tick) * tick
+    if not last:
+        raise ValueError(f"{where}farthest_minutes = {far:g}: expected at least a tick, {tick:g}")
+    if math.ceil(near / tick) * tick > last:
         raise ValueError(
-            f"{where}nearest_minutes = {near:g}: expected at most {far:g}, the farthest warned of"
+            f"{where}nearest_minutes = {near:g}: expected at most {last:g}, the last tick warned of"
         )
     return found | {"farthest_minutes": far}
 

@@ -9,9 +9,10 @@ from report.early_warning.results import WarningReport
 
 # What a reader must know to take the figures for what they are.
 MEASURED = (
-    "Measured by `evaluate` on held-out data: an alarm wherever the probability of reaching the "
-    "threshold 30 min to 8 h ahead is alarm_at or more, looked at every 30 minutes. The alerts "
-    "here are raised at the same probability; that they wait, and do not flap, is not measured."
+    "Measured by `evaluate` on ticks it was not trained on: an alarm wherever the probability of "
+    "reaching the threshold 30 min to 8 h ahead is alarm_at or more, looked at every 30 minutes. "
+    "They hold for that threshold, and for alerts raised at that probability, the nearest to the "
+    "rules' that was measured; that alerts wait, and do not flap, is not measured."
 )
 
 

@@ -3,6 +3,7 @@
 Nothing here knows of HTTP but for the problems it raises.
 """
 
+import logging
 import math
 import threading
 from collections import Counter
@@ -33,6 +34,8 @@ from serve.state import FleetState, kept_ticks
 from serve.store import Store
 from serve.times import utc
 from tft.schema import FeatureSchema
+
+log = logging.getLogger(__name__)
 
 ALERTS = "alerts"  # the store's document of what must outlive a restart
 COUNTERS = {
@@ -101,6 +104,7 @@ class Service:
         self.shown = Shown(Rendering(no_outlook(self.schema, self.identity), rules), (), "")
         told = self._about_of(shelf.current)
         self._scores = LiveScores(store, state, told.losses)
+        self._slips: set[str] = set()  # names in the rules that nobody bears, once each
         self._waiting: Mapping[str, Waiting] = {}  # who has reported since an outlook
         self._look_who_waits()
         self.poller: Poller | None = None
@@ -309,6 +313,12 @@ class Service:
         self.shown = Shown(rendering, alerts, fleet_text(outlook, self.rules, alerts))
         self._look_who_waits()
         self._count(outlooks=1)
+        if outlook.servers:
+            slips = self.rules.unmatched(outlook.servers, outlook.profiles)
+            for line in slips:
+                if line not in self._slips:
+                    log.warning(line)
+            self._slips.update(slips)
 
     def _score(self, outlook: Outlook) -> None:
         """Put forecasts by, and score those whose time has come; in the ticker's thread."""

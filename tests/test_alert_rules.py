@@ -131,6 +131,8 @@ def test_every_ceiling_is_the_one_a_person_would_look_up(
         ("clear_margin = 1.0", ["clear_margin = 1.0", "a share, 0 up to below 1"]),
         ("farthest_minutes = 481", ["farthest_minutes = 481", "480", "as far as the model"]),
         ("nearest_minutes = 60\nfarthest_minutes = 45", ["nearest_minutes = 60", "at most 45"]),
+        ("nearest_minutes = 61\nfarthest_minutes = 64", ["nearest_minutes = 61", "at most 60"]),
+        ("nearest_minutes = 0\nfarthest_minutes = 4", ["farthest_minutes = 4", "a tick, 5"]),
         ("[ceilings]\ncpu_percnt = 9", ["[ceilings] cpu_percnt", "'cpu_percent' the nearest"]),
         ("[ceilings]\ncpu_percent = 101", ["cpu_percent = 101", "above 0 up to 100"]),
         ("[ceilings]\nload_average = 0", ["load_average = 0", "in the metric's unit above 0"]),

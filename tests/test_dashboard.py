@@ -99,6 +99,18 @@ def test_overview_sorts_by_first_breach_and_leads_to_the_server(browser: "Browse
 
 
 @needs_browser
+def test_a_filter_is_seen_by_who_comes_back(browser: "Browser") -> None:
+    with fake_service(World()) as address, open_page(browser) as watched:
+        page = watched.page
+        page.goto(address)
+        page.get_by_label("Filter by name").fill("ml")
+        page.get_by_role("link", name="ppml0004").click()
+        page.get_by_role("link", name="Fleet").last.click()
+        expect(page.get_by_label("Filter by name")).to_have_value("ml")
+        assert page.locator(".heat tbody tr").count() == 5
+
+
+@needs_browser
 def test_person_switches_the_scenario_and_sees_the_alert_appear(browser: "Browser") -> None:
     world = World(demo=True)
     with fake_service(world) as address, open_page(browser) as watched:

@@ -49,6 +49,7 @@ async function refresh() {
 }
 
 function draw() {
+  if (shown === null) return; // somebody went elsewhere meanwhile
   show(place("main"), view.render(shown, argument));
   view.drawn?.(place("main"), shown, argument);
 }

@@ -55,10 +55,11 @@ function measuredTable(measured, how) {
   return [
     h("div", { class: "scroll" }, h("table", { class: "plain" },
       h("thead", {}, h("tr", {},
-        ["Metric", "Breaches", "Warned of", "Alarms that came true", "Median time left", "False, per server and week"]
+        ["Metric", "Alarm from", "Breaches", "Warned of", "Alarms that came true", "Median time left", "False, per server and week"]
           .map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, Object.entries(measured).map(([metric, one]) => h("tr", {},
-        h("th", { scope: "row" }, labelOf(metric)),
+        h("th", { scope: "row" }, labelOf(metric), one.threshold !== null && ` \u2265\u202f${limit(one.threshold, metric)}`),
+        h("td", {}, share(one.alarm_at)),
         h("td", {}, one.breaches.toLocaleString("en")),
         h("td", {}, share(one.recall)),
         h("td", {}, share(one.precision)),

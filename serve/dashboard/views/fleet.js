@@ -24,10 +24,10 @@ export function render(content) {
   return [
     h("div", { class: "lead" }, h("h1", {}, headline(servers, content.hours.at(-1))), h("p", { class: "soft" }, rest(content))),
     h("div", { class: "tools" },
-      h("input", { id: "filter", type: "search", placeholder: "Filter by name", "aria-label": "Filter by name" }),
+      h("input", { id: "filter", type: "search", value: asked.text, placeholder: "Filter by name", "aria-label": "Filter by name" }),
       profiles.length > 1 && h("select", { id: "profile", "aria-label": "Profile" },
         h("option", { value: "" }, "all profiles"),
-        profiles.map((name) => h("option", { value: name }, name))),
+        profiles.map((name) => h("option", { value: name, selected: name === asked.profile }, name))),
       legend()),
     h("div", { class: "card heat" },
       h("table", {},
@@ -85,7 +85,7 @@ function breach(first, now) {
   const at = seconds(first.at);
   return [
     h("strong", {}, labelOf(first.metric)),
-    ` ${ahead(at - now)}`,
+    ` ${at < now ? "was expected" : ahead(at - now)}`,
     h("span", { class: "soft" }, `${moment(at, now)}, ${chance(first.probability)} likely`),
   ];
 }
@@ -107,7 +107,7 @@ function legend() {
 
 function headline(servers, hours) {
   const over = servers.filter((one) => one.over.length && !one.stale).length;
-  const soon = servers.filter((one) => one.first_breach && !one.over.length).length;
+  const soon = servers.filter((one) => one.first_breach && !one.over.length && !one.stale).length;
   const now = `${over} of ${plural(servers.length, "server")} ${are(over)} over a threshold`;
   if (!servers.some((one) => one.status === "forecast")) return over ? now : "No forecast yet";
   const ahead = `expected to reach ${over ? "one" : "a threshold"} in the next ${hours} hours`;

@@ -79,7 +79,7 @@ function rulesOf(rules) {
   return [
     facts([
       ["Looks", `${rules.nearest_minutes} min to ${duration(rules.farthest_minutes * 60)} ahead`],
-      ["Raised when", `the ${rules.gate} quantile of the peak reaches the ceiling in ${plural(rules.pending_ticks, "forecast")} running`],
+      ["Raised when", `the ${rules.gate} quantile of the peak reaches the ceiling in ${plural(rules.pending_ticks + 1, "forecast")} running`],
       ["Lifted when", `it was clearly below in ${plural(rules.clear_ticks, "forecast")} running`],
       ["Never for", rules.exclude.length ? rules.exclude.map((one) => Object.values(one).filter(Boolean).join(" ")).join(", ") : "no exclusions"],
     ]),

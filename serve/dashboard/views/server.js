@@ -24,7 +24,7 @@ async function explanation(path) {
   try {
     return await get(`/explain/${path}`);
   } catch (error) {
-    if (error.status === 409) return null; // its data have ended meanwhile
+    if (error.status === 409 || error.status === 503) return null; // its data have ended, or it is busy
     throw error;
   }
 }
@@ -61,7 +61,8 @@ function fanOf(server, metric) {
   return {
     metric,
     step,
-    history: server.history.values[metric].map((value, i) => [begin + i * step, value]),
+    history: server.history.values[metric].map((value, i) => [begin + i * step, value])
+      .filter(([time]) => server.first_tick === null || time < seconds(server.first_tick)), // newer than it
     first: seconds(server.first_tick),
     quantiles: forecast?.quantiles ?? null,
     threshold: forecast?.threshold ?? null,
@@ -88,11 +89,12 @@ function headline({ server, now }) {
   const [first] = coming;
   const at = seconds(first.first_breach);
   const left = at - seconds(now);
+  if (server.stale && left < 0) return `No data: ${labelOf(first.metric)} was expected to reach ${limit(first.threshold, first.metric)} at ${moment(at, seconds(now))}`;
   const when = left > 30 ? `at about ${moment(at, seconds(now))}, ${ahead(left)}` : "now";
   return `${labelOf(first.metric)} is expected to reach ${limit(first.threshold, first.metric)} ${when}`;
 }
 
-const lastSeen = (server, metric) => server.history.values[metric]?.findLast((value) => value !== null) ?? null;
+const lastSeen = (server, metric) => server.history.values[metric]?.at(-1) ?? null;
 
 function basis({ server, now }) {
   const last = seconds(server.last_tick);

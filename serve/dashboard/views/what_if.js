@@ -5,6 +5,7 @@ import { fan } from "../charts.js";
 import { h } from "../dom.js";
 import { labelOf, plural, quantity, seconds, unitOf } from "../format.js";
 
+const MOST = 100; // servers that the service answers for at once
 const DRAWN = 3; // servers shown as charts; the table has all
 
 let answer = null; // of the last question
@@ -20,7 +21,7 @@ export async function load() {
 
 export function render(content) {
   const { servers, facts } = content;
-  const able = servers.filter((one) => one.chance_by_hour);
+  const able = ableOf(servers);
   const profiles = [...new Set(able.map((one) => one.profile).filter(Boolean))].sort();
   return [
     h("div", { class: "lead" },
@@ -30,9 +31,9 @@ export function render(content) {
       h("div", { class: "row" },
         h("label", {}, "Servers",
           h("select", { name: "servers" },
-            able.map((one) => h("option", { value: `server:${one.name}` }, one.name)),
-            profiles.map((name) => h("option", { value: `profile:${name}` }, `all of ${name}`)),
-            able.length > 1 && h("option", { value: "fleet" }, `all ${able.length}`))),
+            able.map((one) => option(`server:${one.name}`, one.name)),
+            profiles.map((name) => option(`profile:${name}`, `all of ${name}${upTo(able.filter((one) => one.profile === name))}`)),
+            able.length > 1 && option("fleet", `all ${able.length}${upTo(able)}`))),
         h("label", {}, "Over the last",
           h("span", { class: "with-unit" }, h("input", { name: "hours", type: "number", min: 0.5, max: 24, step: 0.5, value: 2, required: true }), "h"))),
       h("div", { class: "changes" }, facts.metrics.map((one) => change(one.name))),
@@ -44,6 +45,11 @@ export function render(content) {
   ];
 }
 
+// By name, and each known by its value: what is chosen stays chosen when servers come and go.
+const ableOf = (servers) => servers.filter((one) => one.chance_by_hour).sort((a, b) => (a.name < b.name ? -1 : 1));
+const option = (value, text) => h("option", { value, "data-key": value }, text);
+const upTo = (servers) => (servers.length > MOST ? `, the first ${MOST}` : "");
+
 function change(metric) {
   const label = labelOf(metric);
   const input = (kind, value, name) => h("input", { name: `${kind} ${metric}`, type: "number", step: "any", value, "aria-label": `${label} ${name}` });
@@ -54,7 +60,13 @@ function change(metric) {
 
 export async function submitted(form, draw) {
   const given = new FormData(form);
-  const content = await get("/fleet");
+  let content;
+  try {
+    content = await get("/fleet");
+  } catch (error) {
+    problem = error.message;
+    return draw();
+  }
   const body = {
     servers: chosen(content.servers, given.get("servers")),
     hours: Number(given.get("hours")),
@@ -75,10 +87,10 @@ export async function submitted(form, draw) {
 }
 
 function chosen(servers, where) {
-  const able = servers.filter((one) => one.chance_by_hour);
+  const able = ableOf(servers);
   const [kind, name] = [where.split(":")[0], where.slice(where.indexOf(":") + 1)];
   const test = { fleet: () => true, profile: (one) => one.profile === name, server: (one) => one.name === name }[kind];
-  return able.filter(test).map((one) => one.name);
+  return able.filter(test).slice(0, MOST).map((one) => one.name);
 }
 
 function changes(given) {
@@ -118,7 +130,8 @@ function results(content) {
 export function drawn(root, content) {
   if (!answer) return;
   for (const element of root.querySelectorAll("[data-response]")) {
-    const [name, metric] = element.dataset.response.split(" ");
+    const { response } = element.dataset; // names of servers have no space, those of metrics may
+    const [name, metric] = [response.split(" ")[0], response.slice(response.indexOf(" ") + 1)];
     const server = answer.servers.find((one) => one.name === name);
     const { scenario, unchanged } = server.metrics.find((one) => one.metric === metric);
     fan(element, {
