@@ -71,8 +71,8 @@ def _maturity(report: EvaluationReport, run: RunFacts | None) -> str:
     """Say how far the run is."""
     if run is None:
         return "unknown: no finished run around the model"
-    if run.epochs < 2:
-        return "proof of concept: one epoch"
+    if run.whole_epochs < 2:
+        return "proof of concept: less than two whole epochs"
     tested = "tested on held-out windows" if held_out_groups(report) else "not tested"
     return f"{'trained to a plateau' if run.plateau else 'not trained to a plateau'}, {tested}"
 
@@ -81,8 +81,8 @@ def _facts(report: EvaluationReport, run: RunFacts | None) -> Iterator[str]:
     """Say what maturity is derived from."""
     if run is not None:
         yield (
-            f"Epochs: {run.epochs}, of {run.windows_per_epoch:,} windows each; the best was "
-            f"number {run.best_epoch}"
+            f"Epochs: {run.epochs}, of {run.windows_per_epoch:,} windows each{_cut(run)}; the best "
+            f"was number {run.best_epoch}"
         )
         trained = (
             "" if run.trained_days is None else f"; trained on the first {run.trained_days:.1f}"
@@ -99,6 +99,10 @@ def _facts(report: EvaluationReport, run: RunFacts | None) -> Iterator[str]:
         yield "Held-out evaluation: not known; the run does not tell what chose its best epoch"
 
 
+def _cut(run: RunFacts) -> str:
+    return ", but for the last, cut short by the clock" if run.whole_epochs < run.epochs else ""
+
+
 def _plateau(run: RunFacts) -> str:
     """Say whether training stopped gaining, and how that is known."""
     if run.patience_ran_out:
@@ -113,7 +117,7 @@ def _plateau(run: RunFacts) -> str:
 
 def _supported(report: EvaluationReport, run: RunFacts | None) -> Iterator[str]:
     """Return the sentences the figures support."""
-    if run is not None and run.epochs < 2:
+    if run is not None and run.whole_epochs < 2:
         yield (
             f"Proof of concept: it trains, forecasts, and is scored beside naive forecasts on "
             f"{report.windows:,} windows"
@@ -182,8 +186,8 @@ def _unsupported(report: EvaluationReport, run: RunFacts | None) -> Iterator[str
             "How long it trained, on how much data, and whether these windows chose its best "
             "epoch: there is no finished run around the model"
         )
-    elif run.epochs < 2:
-        yield "An accuracy figure: one epoch is a proof of concept; train on"
+    elif run.whole_epochs < 2:
+        yield "An accuracy figure: less than two whole epochs are a proof of concept; train on"
     yield from _about_held_out(report)
     if report.not_finite:
         yield (

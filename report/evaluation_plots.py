@@ -6,11 +6,10 @@ Drawn like those of `report.plots`: through `Figure` alone, in the same colours.
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from report.plots import BLUE, GREY, VERMILION
+from report.plots import BLUE, GREY, VERMILION, tidy
 from report.results import Calibration
 from report.run_facts import Epoch
 from report.text import shorten
@@ -45,7 +44,7 @@ def reliability_figure(calibration: Sequence[Calibration]) -> Figure:
             axes.set_ylabel("actuals at or below, %", fontsize=9)
         if position + columns >= len(drawn):
             axes.set_xlabel("quantile level, %", fontsize=9)
-        _tidy(axes)
+        tidy(axes, grid="both")
     return figure
 
 
@@ -83,14 +82,6 @@ def convergence_figure(course: Sequence[Epoch], best_epoch: int) -> Figure:
     rates.set_xlabel("epoch")
     rates.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (losses, rates):
-        _tidy(axes)
+        tidy(axes, grid="both")
     figure.align_ylabels()
     return figure
-
-
-def _tidy(axes: Axes) -> None:
-    """Leave only the lines that carry something."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e4e4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from report.explanation import FloatArray, Spread
-from report.plots import BLACK, BLUE, DAY_SECONDS, GREY, MOST_BARS, VERMILION, shorten
+from report.plots import BLACK, BLUE, DAY_SECONDS, GREY, MOST_BARS, VERMILION, tidy
+from report.text import shorten
 
 LINE = "#e4e4e4"
 LEAST = 0.1  # per cent, of an axis: what is nothing looks like nothing
@@ -79,7 +80,7 @@ def spread_bars(bars: Sequence[Bar], title: str, note: str, colour: str = BLUE) 
         )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left - (0.02 * span if left < 0 else 0.0), right + 0.2 * span)
-    _tidy(axes)
+    tidy(axes, grid=None)
     axes.grid(axis="x", color=LINE, linewidth=0.7)
     axes.axvline(0.0, color=GREY, linewidth=0.8)
     axes.spines["left"].set_visible(False)
@@ -123,7 +124,7 @@ def lag_curve(by_lag: FloatArray, step_seconds: int, other: FloatArray | None = 
     _hours_axis(axes, hours[-1])
     axes.set_xlabel("hours before the step asked for", fontsize=9)
     axes.set_ylabel("attention (1 = even)", fontsize=9)
-    _tidy(axes)
+    tidy(axes, grid=None)
     axes.grid(axis="y", color=LINE, linewidth=0.7)
     if other is not None:
         axes.legend(frameon=False, fontsize=9, loc="lower left")
@@ -153,7 +154,7 @@ def attention_map(by_step: FloatArray, context: int, step_seconds: int) -> Figur
     axes.set_xlabel("hours from the origin of the tick looked at", fontsize=9)
     axes.set_ylabel("hours ahead asked for", fontsize=9)
     _hours_axis(axes, L * hour)
-    _tidy(axes)
+    tidy(axes, grid=None)
     bar = figure.colorbar(image, ax=axes, pad=0.015, fraction=0.04)
     bar.set_label("attention (1 = even)", fontsize=9)
     bar.ax.tick_params(labelsize=9)
@@ -184,10 +185,3 @@ def _hours_axis(axes: Axes, hours: float) -> None:
         if hours / step <= MOST_MARKS and hours >= 2:
             axes.xaxis.set_major_locator(MultipleLocator(step))
             return
-
-
-def _tidy(axes: Axes) -> None:
-    """Leave only the lines that carry something."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, num2date
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
+
+from report.text import shorten
 
 FloatArray = npt.NDArray[np.floating[Any]]
 TimeArray = npt.NDArray[np.datetime64]
@@ -100,7 +102,7 @@ def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
             if panel is None:
                 cell.text(0.5, 0.5, "no data", ha="center", color=GREY, transform=cell.transAxes)
                 cell.set(xticks=[], yticks=[])
-                _tidy(cell)
+                tidy(cell)
             else:
                 handles |= _draw_fan(cell, panel)
             if row == 0:
@@ -108,7 +110,7 @@ def fan_figure(panels: Sequence[FanPanel], title: str) -> Figure:
             if row == len(metrics) - 1:
                 cell.set_xlabel("time (UTC)", fontsize=9)
             if column == 0:
-                cell.set_ylabel(shorten(metric)).set_parse_math(False)
+                cell.set_ylabel(shorten(metric, NAME_LENGTH)).set_parse_math(False)
     _title(figure, title)
     entries = 6 if len(servers) > 2 else 3  # in a row, as many as there is room for
     figure.legend(
@@ -191,7 +193,7 @@ def lr_curve(
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss, relative to the untrained network's")
     axes.legend(frameon=False)
-    _tidy(axes)
+    tidy(axes)
     figure.suptitle("Learning-rate range test", fontsize=13, fontweight="bold")
     save_figure(figure, Path(path))
 
@@ -264,7 +266,7 @@ def _draw_fan(axes: Axes, panel: FanPanel) -> dict[str, Any]:
     if panel.log_scale and axes.get_ylim()[0] < 0.0 and not (seen < 0.0).any():
         axes.set_ylim(bottom=0.0)
     axes.yaxis.set_major_formatter(FuncFormatter(_write_number))
-    _tidy(axes)
+    tidy(axes)
     return handles
 
 
@@ -325,18 +327,11 @@ def _write_number(value: float, position: int | None) -> str:
     return f"{value:g}"
 
 
-def shorten(name: str, length: int = NAME_LENGTH) -> str:
-    """Cut the middle out of a name too long to stand beside a panel."""
-    if len(name) <= length:
-        return name
-    half = (length - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
-
-
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes, grid: Literal["y", "both"] | None = "y") -> None:
     """Leave only the lines that carry something."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+    if grid is not None:
+        axes.grid(axis=grid, color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
 

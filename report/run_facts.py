@@ -36,6 +36,8 @@ class RunFacts:
 
     epochs: int
     """Epochs trained."""
+    whole_epochs: int
+    """Those of them that took all of their windows: the clock may have cut the last one short."""
     best_epoch: int
     """The one whose weights were kept."""
     best_loss: float
@@ -136,6 +138,9 @@ def _facts(info: Mapping[str, Any], lines: list[dict[str, Any]]) -> RunFacts:
     trained_hours = info.get("trained_hours")
     return RunFacts(
         epochs=info["epochs"],
+        whole_epochs=sum(line["windows"] >= info["windows_per_epoch"] for line in lines)
+        if lines
+        else info["epochs"],
         best_epoch=info["convergence"]["best_epoch"],
         best_loss=info["quantile_loss"],
         loss_unit=info["loss_unit"],

@@ -28,11 +28,17 @@ def test_a_tested_run_supports_sentences_with_their_figures():
 
 def test_one_epoch_is_a_proof_of_concept_without_an_accuracy_figure():
     claims = derive_claims(make_report(), make_run((0.4,), best_epoch=1))
-    assert claims.maturity == "proof of concept: one epoch"
+    assert claims.maturity == "proof of concept: less than two whole epochs"
     supported = joined(claims.supported)
     assert "Proof of concept" in supported
     assert "quantile loss" not in supported and "within 10 points" not in supported
-    assert claims.unsupported[0].startswith("An accuracy figure: one epoch")
+    assert claims.unsupported[0].startswith("An accuracy figure: less than two whole epochs")
+
+
+def test_an_epoch_the_clock_cut_short_is_no_whole_one():
+    claims = derive_claims(make_report(), make_run((0.4, 0.3), whole_epochs=1))
+    assert claims.maturity == "proof of concept: less than two whole epochs"
+    assert "4,096 windows each, but for the last, cut short by the clock" in joined(claims.facts)
 
 
 def test_validation_windows_that_chose_the_epoch_are_no_held_out_test():

@@ -20,7 +20,7 @@ INFO: dict[str, Any] = {
 }  # fmt: skip
 LINE = {
     "epoch": 1, "train_loss": None, "val_loss": 0.3, "learning_rate": 0.01, "time_seconds": 2.0,
-    "windows_per_second": 50.0, "gpu_memory_mb": 0.0,
+    "windows": 96, "windows_per_second": 50.0, "gpu_memory_mb": 0.0,
 }  # fmt: skip
 
 
@@ -31,11 +31,12 @@ def write(folder: Path, info: dict[str, Any], lines: str) -> Path:
 
 
 def test_facts_are_those_of_the_files(tmp_path: Path) -> None:
-    lines = "".join(json.dumps(LINE | {"epoch": n}) + "\n" for n in (1, 2))
+    epochs = ({"epoch": 1}, {"epoch": 2, "windows": 95})  # the clock cut the second one short
+    lines = "".join(json.dumps(LINE | epoch) + "\n" for epoch in epochs)
     facts = read_run_facts(write(tmp_path, INFO, lines))
     assert facts is not None
     assert (facts.data_days, facts.trained_days, facts.seed) == (10.0, 8.0, 7)
-    assert [epoch.number for epoch in facts.course] == [1, 2]
+    assert [epoch.number for epoch in facts.course] == [1, 2] and facts.whole_epochs == 1
     assert facts.course[0].train_loss is None  # a loss that was not finite
     part = facts.validation_part(3600, None)
     assert part is not None and part.servers is None

@@ -207,6 +207,19 @@ def test_an_explicit_checkpoint(run: Path, table: Path, tmp_path: Path) -> None:
         trainer.train(table, tmp_path / "run", resume=True, checkpoint=last)
 
 
+def test_going_back_to_a_checkpoint_serves_its_weights(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    """Not those of a later epoch, which is forgotten."""
+    shutil.copytree(run, tmp_path / "run")
+    first, _ = sorted((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    once = TFTTrainer(replace(CONFIG, epochs=1), say=quiet)
+    once.train(table, tmp_path / "run", resume=True, checkpoint=first)
+    alone = once.train(table, tmp_path / "alone")
+    assert torch.equal(bundle(alone), bundle(tmp_path / "run"))
+    assert not torch.equal(bundle(alone), bundle(run))
+
+
 def test_a_resume_that_is_refused_changes_nothing(run: Path, table: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     other = small_table(seed=5)

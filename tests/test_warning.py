@@ -286,7 +286,7 @@ def test_without_training_rows_a_metric_is_not_watched_and_without_episodes_has_
     fleet = fleet_of(series(700))
     report = backtest(follows_hints(), fleet, every_window(fleet))
     text = warning_text(report)
-    assert "load_average: not watched; no training rows" in text
+    assert "load_average: not watched; this table has no training rows" in text
     assert "cpu_percent: no episode over 90.00 to warn of" in text
     assert math.isnan(report.forecasters[0].rows[0].points[0].recall)
     assert warning_figures(report) == []

@@ -80,7 +80,7 @@ class TrainConfig:
     epochs: int | None = 20
     """Most epochs; none: as many as fit into max_minutes."""
     max_minutes: float | None = None
-    """Most minutes, reading the data included; none: no limit."""
+    """Most minutes, reading the data included, of each start; none: no limit."""
     batch_size: int = 32
     """Windows in a batch."""
     accumulate_grad_batches: int = 1

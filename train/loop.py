@@ -32,6 +32,7 @@ class FitResult:
     learning_rate: float  # at the start
     stopped_early: bool
     out_of_time: bool
+    cut_short: bool  # whether time ran out within the last epoch
     skipped_steps: int
 
 
@@ -142,6 +143,7 @@ def conclude(state: TrainState, ended: int, config: TrainConfig) -> FitResult:
         learning_rate=state.learning_rate,
         stopped_early=ended - state.best_epoch >= config.early_stopping_patience,
         out_of_time=state.out_of_time,
+        cut_short=ended == state.epoch,
         skipped_steps=state.skipped_steps,
     )
 
@@ -216,7 +218,8 @@ def explain_skip(
     if state.bad_steps == 0:
         return  # fp16 looking for its loss scale
     where = f"epoch {state.epoch}, step {state.step_in_epoch}"
-    windows = f"windows {', '.join(names[:3])} and {len(names) - 3} more, all in {SKIPPED}"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    windows = f"windows {', '.join(names[:3])}{more}, all in {SKIPPED}"
     if state.bad_steps == MAX_BAD_STEPS:
         raise FloatingPointError(
             f"{where}: {MAX_BAD_STEPS} steps in a row without a finite gradient, the last of "

@@ -78,6 +78,11 @@ class TrainState:
         return self.average.module
 
     @property
+    def at_its_best(self) -> bool:
+        """Whether the epoch that has just ended was the best."""
+        return self.step_in_epoch == 0 and self.best_epoch == self.epoch - 1 > 0
+
+    @property
     def seconds(self) -> float:
         """Taken so far, by earlier processes too."""
         return self.seconds_before + time.monotonic() - self.began

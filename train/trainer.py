@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data.reading import TableSpec
@@ -97,6 +98,8 @@ class TFTTrainer:
                 check_same(path, config, self.spec)
             elif ranks.first:
                 check_free(path)
+            if run_dir is None:
+                say(f"run directory: {path}")
             ready = replace(self, config=config, say=say)
             return ready._train(Path(data), path, resume, checkpoint, stop, fold, ranks, began)
 
@@ -126,6 +129,8 @@ class TFTTrainer:
             state.began = started
             if run is not None:
                 run.forget_after(state)
+                if checkpoint is not None and state.at_its_best:
+                    run.save_best(state.judged)  # the folder may hold that of a later epoch
                 spec = {"path": str(data.resolve()), "spec": asdict(self.spec)}
                 run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
                 run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
@@ -271,7 +276,8 @@ def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
     sampled = " sampled" if loader.sampled else ""
     return (
         f"best epoch {result.best_epoch} of {result.epochs}, each of {loader.windows_per_epoch:,}"
-        f"{sampled} windows; validation loss {result.best_validation_loss:.4f}, "
+        f"{sampled} windows{', the last cut short by the clock' if result.cut_short else ''}; "
+        f"validation loss {result.best_validation_loss:.4f}, "
         f"{seconds / 60:.1f} min, peak memory {resident_memory_mb():.0f} MB"
     )
 
@@ -332,7 +338,11 @@ def training_info(
         "validation_windows_used": min(
             config.validation_windows or len(split.validation), len(split.validation)
         ),
-        "validation_servers": list(config.validation_servers),
+        "validation_servers": [  # whose every window chose the best epoch: late comers among them
+            fleet.servers[server]
+            for server in np.unique(split.validation.server)
+            if not split.trained[server]
+        ],
         "skipped_steps": result.skipped_steps,
         "peak_memory_mb": resident_memory_mb(),
         "loss_unit": "quantile loss per observed target, averaged over "

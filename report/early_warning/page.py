@@ -23,7 +23,7 @@ from report.early_warning.results import (
     watched_rows,
 )
 from report.html import Section, items, paragraph, picture, table
-from report.plots import BLUE, GREY, VERMILION
+from report.plots import BLUE, GREY, VERMILION, tidy
 from report.scores import duration
 
 GREEN = "#009E73"
@@ -66,8 +66,8 @@ def warning_section(report: WarningReport) -> Section:
     parts = [
         paragraph(
             "Would alerts from these forecasts have come in time, and how many for nothing? The "
-            "forecasts are replayed over data held out of training, beside naive forecasters whose "
-            "alerts are raised and judged by the same rules."
+            "forecasts are replayed over data it was not trained on, beside naive forecasters "
+            "whose alerts are raised and judged by the same rules."
         ),
         items(summary_lines(report), "soft"),
         table(WATCHED_HEADER, watched_rows(report)),
@@ -129,7 +129,7 @@ def _draw_curves(axes: Axes, report: WarningReport, number: int) -> None:
     axes.set_ylim(-0.02, 1.04)
     axes.set_xlim(left=0.0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _tidy(axes)
+    tidy(axes)
 
 
 def _calibration(report: WarningReport) -> Figure:
@@ -160,7 +160,7 @@ def _calibration(report: WarningReport) -> Figure:
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
     lower.xaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (upper, lower):
-        _tidy(axes)
+        tidy(axes)
     upper.legend(frameon=False, loc="upper left", fontsize=9)
     upper.set_title(
         f"hollow: fewer than {FEW_ORIGINS} origins", fontsize=9, color=GREY, loc="right"
@@ -216,11 +216,3 @@ def _legend(figure: Figure, axes: Axes) -> None:
     """Name the lines below the figure, once."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-
-
-def _tidy(axes: Axes) -> None:
-    """Leave only the lines that carry something."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)

@@ -129,7 +129,7 @@ def warning_lines(report: WarningReport) -> list[str]:
     """Say in a line or two how the model warned, over all metrics; the page has the rest."""
     model, watched = report.forecasters[0], report.metrics[-1]
     if not watched.episodes:
-        return ["early warning: no threshold was reached in what was held out"]
+        return ["early warning: no threshold was reached in what it was not trained on"]
     point = model.rows[-1].best_f1()
     reach = f"{duration(report.nearest_seconds)} to {duration(report.farthest_seconds)}"
     return [
@@ -153,8 +153,8 @@ def summary_lines(report: WarningReport) -> list[str]:
     for metric in report.metrics[:-1]:
         if metric.threshold is None:
             lines.append(
-                f"{metric.name}: not watched; no training rows in this table to take a threshold "
-                "from, give one"
+                f"{metric.name}: not watched; this table has no training rows to take a "
+                "threshold from"
             )
         elif not metric.episodes:
             lines.append(
