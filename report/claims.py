@@ -189,6 +189,11 @@ def _unsupported(report: EvaluationReport, run: RunFacts | None) -> Iterator[str
     elif run.whole_epochs < 2:
         yield "An accuracy figure: less than two whole epochs are a proof of concept; train on"
     yield from _about_held_out(report)
+    if run is not None and run.init is not None:
+        yield (
+            f"That windows called held out, or servers called new, were never trained on: training "
+            f"began from the weights of {run.init}, which may have seen them"
+        )
     if report.not_finite:
         yield (
             f"Any score of what it passed on: {report.not_finite:,} forecasts of observed ticks "

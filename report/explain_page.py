@@ -34,6 +34,8 @@ HOW_TO_READ = (
     "What also stands elsewhere is missed less than it is worth: a metric's past, its values a day "
     "before and its level tell much of the same, and a shuffled one leaves the others. The rows "
     "of whole groups shuffle all of a group together.",
+    "A metric's variable 'at these hours before' holds more than those hours: its quantiles, its "
+    "spread and its largest value of the last day, 6 hours and hour stand there too.",
     "One use of the past is in none of these figures: the network reads and forecasts every metric "
     "in standard deviations around the mean of the window's own history, and that scale is never "
     "shuffled.",
@@ -115,8 +117,8 @@ def index_page(explanation: Explanation, links: dict[str, str]) -> str:
                 attention_map(explanation.by_step, schema.context_length, schema.step_seconds),
                 "Attention of each horizon step to each tick of context and horizon",
                 "A row is a step of the forecast; left of the line is history, right of it are the "
-                "horizon's own steps, which hold the calendar and yesterday's values. A look at "
-                "the same time of day shows as a diagonal.",
+                "horizon's own steps, which hold the calendar, the days before and what the "
+                "past was like. A look at the same time of day shows as a diagonal.",
             ),
         ),
         Section("Servers", _server_table(explanation, links)),

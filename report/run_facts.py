@@ -54,6 +54,8 @@ class RunFacts:
     """Days of them before the validation part."""
     num_servers: int
     """Servers in the table."""
+    init: str | None
+    """Run whose weights training began from."""
     validation_servers: tuple[str, ...]
     """Servers validated on but not trained on."""
     validated: tuple[datetime, datetime] | None
@@ -149,6 +151,7 @@ def _facts(info: Mapping[str, Any], lines: list[dict[str, Any]]) -> RunFacts:
         data_days=info["data_hours"] / 24,
         trained_days=None if trained_hours is None else trained_hours / 24,
         num_servers=info["num_servers"],
+        init=info.get("init"),
         validation_servers=tuple(info["validation_servers"]),
         validated=None if began is None or ended is None else (began, ended),
         windows_per_epoch=info["windows_per_epoch"],

@@ -35,6 +35,12 @@ def test_one_epoch_is_a_proof_of_concept_without_an_accuracy_figure():
     assert claims.unsupported[0].startswith("An accuracy figure: less than two whole epochs")
 
 
+def test_what_another_run_was_trained_on_may_not_be_held_out():
+    unsupported = joined(derive_claims(make_report(), make_run(init="before")).unsupported)
+    assert "began from the weights of before, which may have seen them" in unsupported
+    assert "began from" not in joined(derive_claims(make_report(), make_run()).unsupported)
+
+
 def test_an_epoch_the_clock_cut_short_is_no_whole_one():
     claims = derive_claims(make_report(), make_run((0.4, 0.3), whole_epochs=1))
     assert claims.maturity == "proof of concept: less than two whole epochs"
