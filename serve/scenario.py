@@ -57,8 +57,9 @@ def what_if(
     changes: Mapping[str, Change],
     hours: float,
     now: float,
+    clock_hours: float = 0.0,
 ) -> tuple[WhatIf, ...]:
-    """Forecast servers as they are, and with some metrics' recent values changed.
+    """Forecast servers as they are, and with some metrics' recent values or the calendar changed.
 
     Args:
         forecaster: in evaluation mode.
@@ -66,6 +67,8 @@ def what_if(
         changes: by metric, target or observed.
         hours: how much of the history before the first forecast changes.
         now: Unix seconds; a server whose whole forecast is past gets none.
+        clock_hours: how far on the calendar is, for history and forecast alike: Saturday's clock on
+            Friday's metrics.
 
     Raises:
         ValueError: a metric is unknown, the hours are none or more than the model's context, or a
@@ -79,8 +82,9 @@ def what_if(
         values[rows, column] = _changed(fleet.values[rows, column], change, column, schema)
     verdicts = judge(fleet, schema, now)
     may = np.flatnonzero([verdict.status is Status.FORECAST for verdict in verdicts])
+    later = round(clock_hours * 3_600 / schema.step_seconds)
     before = _forecast(forecaster, fleet, may)
-    after = _forecast(forecaster, replace(fleet, values=values), may)
+    after = _forecast(forecaster, replace(fleet, values=values), may, later)
     outside = _outside(forecaster, fleet, values, rows, columns)
     found = []
     for server, verdict in enumerate(verdicts):
@@ -142,12 +146,18 @@ def _changed(values: FloatArray, change: Change, column: int, schema: FeatureSch
     return changed
 
 
-def _forecast(forecaster: Forecaster, fleet: Fleet, servers: IntArray) -> FloatArray:
-    """Return forecasts [C, H, M, Q] of some of a fleet's servers, NaN of the others."""
+def _forecast(
+    forecaster: Forecaster, fleet: Fleet, servers: IntArray, later: int = 0
+) -> FloatArray:
+    """Return forecasts [C, H, M, Q] of some of a fleet's servers, NaN of the others.
+
+    Their calendar is so many ticks later than it is.
+    """
     schema = forecaster.schema
     shape = (schema.prediction_horizon, len(schema.targets), len(schema.quantiles))
     forecast = np.full((len(fleet.servers), *shape), np.nan, np.float32)
     store = WindowStore(fleet, schema, "cpu", forecaster.facts.servers)
+    store.calendar = store.calendar.roll(-later, 0)  # of a week, so it goes round
     for start in range(0, len(servers), BATCH_SIZE):
         part = servers[start : start + BATCH_SIZE]
         batch = store.gather(part, origins(fleet)[part])

@@ -326,6 +326,9 @@ class ScenarioRequest(Strict):
     hours: float = Field(
         gt=0.0, le=24.0, description="The most recent are changed, rounded up to ticks"
     )
+    clock_hours: float = Field(
+        0.0, ge=-168.0, le=168.0, description="How far on hour and weekday are, rounded to ticks"
+    )
 
 
 class MetricScenario(Strict):

@@ -250,7 +250,9 @@ class Service:
         hours = ticks * self.schema.step_seconds / 3600
         changes = {name: Change(each.scale, each.shift) for name, each in asked.metrics.items()}
         try:
-            found = what_if(model.forecaster, fleet, changes, hours, self.clock())
+            found = what_if(
+                model.forecaster, fleet, changes, hours, self.clock(), asked.clock_hours
+            )
         except ValueError as error:
             raise ProblemError(422, str(error)) from error
         return model.identity, scenario_told(found, self.schema)

@@ -365,6 +365,7 @@ def test_a_scenario_stands_beside_the_unchanged_forecast(served: Serving) -> Non
         ({"metrics": {"cpu_percent": {"factor": 1}}}, "body/metrics/cpu_percent/factor"),
         ({"hours": 0}, "body/hours"),
         ({"hours": 25}, "body/hours"),
+        ({"clock_hours": 169}, "body/clock_hours"),
         ({"path": "/etc/passwd"}, "body/path"),
     ],
 )

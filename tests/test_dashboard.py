@@ -270,12 +270,14 @@ def test_what_if_asks_what_was_filled_in_and_draws_the_response(browser: "Browse
         page.fill("[name=hours]", "3")
         page.fill("[name='scale cpu_percent']", "1.6")
         page.fill("[name='shift memory_percent']", "-5")
+        page.fill("[name=clock]", "24")
         page.get_by_role("button", name="Show").click()
         page.wait_for_selector("[data-response] canvas")
         assert world.said == [
             {
                 "servers": [f"ppdb000{n}" for n in range(1, 6)],
                 "hours": 3,
+                "clock_hours": 24,
                 "metrics": {
                     "cpu_percent": {"scale": 1.6, "shift": 0},
                     "memory_percent": {"scale": 1, "shift": -5},

@@ -34,7 +34,9 @@ def scenario(
     return what_if(forecaster_of(facts), fleet, changes, hours, now)
 
 
-def windows(fleet: Fleet, hours: float = 2.0, **changes: Change) -> tuple[WindowBatch, WindowBatch]:
+def windows(
+    fleet: Fleet, hours: float = 2.0, clock_hours: float = 0.0, **changes: Change
+) -> tuple[WindowBatch, WindowBatch]:
     """Return what is forecast unchanged and changed."""
     forecaster, batches = forecaster_of(), []
     forecast = forecaster.forecast
@@ -44,9 +46,20 @@ def windows(fleet: Fleet, hours: float = 2.0, **changes: Change) -> tuple[Window
         return forecast(batch)
 
     forecaster.forecast = noting  # type: ignore[method-assign]
-    what_if(forecaster, fleet, changes, hours, 0.0)
+    what_if(forecaster, fleet, changes, hours, 0.0, clock_hours)
     unchanged, changed = batches
     return unchanged, changed
+
+
+def test_the_clock_goes_on_and_nothing_else_does() -> None:
+    """A day on the hours are the same and the weekday is another; a week on all is as it was."""
+    for clock_hours, weekday in ((24.0, True), (-24.0, True), (168.0, False)):
+        unchanged, changed = windows(small_fleet(), clock_hours=clock_hours)
+        np.testing.assert_allclose(changed.known[..., 0, :], unchanged.known[..., 0, :], atol=1e-6)
+        assert (changed.known[..., 1, :] != unchanged.known[..., 1, :]).any().item() is weekday
+        np.testing.assert_array_equal(changed.past, unchanged.past)
+    on = windows(small_fleet(), clock_hours=1.0)
+    np.testing.assert_array_equal(on[1].known[:, :-1], on[0].known[:, 1:])
 
 
 def test_only_the_last_hours_of_the_metrics_named_change() -> None:

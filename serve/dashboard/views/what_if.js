@@ -26,7 +26,7 @@ export function render(content) {
   return [
     h("div", { class: "lead" },
       h("h1", {}, "What if it had been otherwise?"),
-      h("p", { class: "soft" }, "Change the last hours of some metrics and see the forecast beside the unchanged one. This is how the model responds, not what would happen.")),
+      h("p", { class: "soft" }, "Change the last hours of some metrics, or the clock, and see the forecast beside the unchanged one. This is how the model responds, not what would happen.")),
     h("form", { class: "card form", "data-form": "what-if" },
       h("div", { class: "row" },
         h("label", {}, "Servers",
@@ -35,7 +35,9 @@ export function render(content) {
             profiles.map((name) => option(`profile:${name}`, `all of ${name}${upTo(able.filter((one) => one.profile === name))}`)),
             able.length > 1 && option("fleet", `all ${able.length}${upTo(able)}`))),
         h("label", {}, "Over the last",
-          h("span", { class: "with-unit" }, h("input", { name: "hours", type: "number", min: 0.5, max: 24, step: 0.5, value: 2, required: true }), "h"))),
+          h("span", { class: "with-unit" }, h("input", { name: "hours", type: "number", min: 0.5, max: 24, step: 0.5, value: 2, required: true }), "h")),
+        h("label", {}, "Clock on by",
+          h("span", { class: "with-unit" }, h("input", { name: "clock", type: "number", min: -168, max: 168, step: 0.5, value: 0, required: true }), "h"))),
       h("div", { class: "changes" }, facts.metrics.map((one) => change(one.name))),
       h("div", { class: "row" },
         h("button", { class: "main", disabled: asking || !able.length }, asking ? "Asking" : "Show"),
@@ -72,7 +74,11 @@ export async function submitted(form, draw) {
     hours: Number(given.get("hours")),
     metrics: changes(given),
   };
-  problem = Object.keys(body.metrics).length ? null : "Change at least one metric: times something, or plus something.";
+  if (Number(given.get("clock"))) {
+    body.clock_hours = Number(given.get("clock"));
+    if (!Object.keys(body.metrics).length) body.metrics[firstMetric(form)] = {}; // as it was
+  }
+  problem = Object.keys(body.metrics).length ? null : "Change at least one metric, times or plus something, or the clock.";
   if (problem) return draw();
   asking = true;
   draw();
@@ -92,6 +98,8 @@ function chosen(servers, where) {
   const test = { fleet: () => true, profile: (one) => one.profile === name, server: (one) => one.name === name }[kind];
   return able.filter(test).slice(0, MOST).map((one) => one.name);
 }
+
+const firstMetric = (form) => form.querySelector("[name^='scale ']").name.slice(6);
 
 function changes(given) {
   const metrics = {};
