@@ -31,7 +31,8 @@ def measured_section() -> str:
         _serve(),
         "Every figure is from `benchmarks/results/*.json`, written by `python -m "
         "benchmarks.record`, `accuracy`, `speed`, `inference`, `kernels`, `scale`, `serve`, `soak` "
-        "and `export`; `python -m benchmarks.readme` writes this section.\n",
+        "and `export`, of the commit it names (what has changed since: `benchmarks/NOTES.md`); "
+        "`python -m benchmarks.readme` writes this section.\n",
     ]
     return "\n".join(parts)
 
@@ -41,6 +42,11 @@ def updated(text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{measured_section()}{END}{after}"
+
+
+def _of(machine: dict[str, Any]) -> str:
+    """Name what was measured on, and of which code: not every record is of the newest."""
+    return f"{machine['processor']}, commit {machine['commit'][:7]}"
 
 
 def _accuracy(name: str, title: str) -> str:
@@ -53,7 +59,7 @@ def _accuracy(name: str, title: str) -> str:
         f"**{title}**: {training['num_servers']} servers, {training['data_hours'] / 24:.0f} days, "
         f"{training['epochs']} epochs of {training['windows_per_epoch']:,} sampled windows, "
         f"{training['precision']}, {training['training_time_hours'] * 60:.1f} minutes on "
-        f"{machine['cores']} cores ({machine['processor']}), peak memory "
+        f"{machine['cores']} cores ({_of(machine)}), peak memory "
         f"{training['peak_memory_mb'] / 1000:.2f} GB, {training['model_parameters']:,} parameters; "
         f"{evaluation['windows']:,} windows after the training period, which also chose the best "
         "epoch.\n",
@@ -83,7 +89,7 @@ def _accuracy_peers() -> list[str]:
         f"**Beside peers, `python -m benchmarks.accuracy --peers`** on `{result['data']}`: trained "
         f"on two thirds of the servers before {result['cutoff'][:10]}, judged from then on; "
         f"{result['minutes']:g} minutes of training{quicker} on {machine['cores']} cores "
-        f"({machine['processor']}){beside if jobs > 1 else ''}; mean ± standard deviation of "
+        f"({_of(machine)}){beside if jobs > 1 else ''}; mean ± standard deviation of "
         f"{result['seeds']} seeds. Weighted quantile loss, and ticks inside the 80 % interval.\n"
     )
     return [title, as_markdown(result)]
@@ -95,7 +101,7 @@ def _scale() -> str:
     machine = result["on"]
     lines = [
         f"**Fleets of {result['days']} days in Parquet files, `python -m benchmarks.scale`**, on "
-        f"{machine['cores']} cores ({machine['processor']}):\n",
+        f"{machine['cores']} cores ({_of(machine)}):\n",
         "| servers | series | read in | peak memory while reading | 10,000 training windows in |",
         "|---|---|---|---|---|",
     ]
@@ -124,7 +130,7 @@ def _serve() -> str:
     forms = list(export["files"])
     lines = [
         f"**Serving, `python -m benchmarks.serve`**, on {machine['cores']} cores "
-        f"({machine['processor']}): {load['rate']} requests/s for {load['load']['seconds']} s, of "
+        f"({_of(machine)}): {load['rate']} requests/s for {load['load']['seconds']} s, of "
         f"{load['servers']} servers that are forecast meanwhile: median {1e3 * every['p50']:.0f} "
         f"ms, p99 {1e3 * every['p99']:.0f} ms. A tick from its rows to what readers are told, at "
         f"worst (peak memory): {ticks}. `python -m benchmarks.soak`: {soak['minutes']:g} minutes "
@@ -150,7 +156,7 @@ def _speed() -> str:
         f'**The claim "6x faster, 44 % less memory, 20 % better", `python -m benchmarks.speed '
         f"--peer`**: documented of the reference stack | measured here, {result['epochs']} epochs, "
         f"{result['hours']} h of {result['servers']} servers, {machine['cores']} cores "
-        f"({machine['processor']}).\n",
+        f"({_of(machine)}).\n",
         "| phase | minutes | speed-up | peak memory of steps | loss of cpu_percent |",
         "|---|---|---|---|---|",
     ]
@@ -187,7 +193,7 @@ def _inference() -> str:
     machine = result["on"]
     lines = [
         f"**Forecasting, `python -m benchmarks.inference`**, on {machine['cores']} cores "
-        f"({machine['processor']}):\n",
+        f"({_of(machine)}):\n",
         "| servers | layers | seconds | windows/s |",
         "|---|---|---|---|",
     ]
