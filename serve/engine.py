@@ -113,12 +113,7 @@ def make_outlook(
     for start in range(0, len(anew), BATCH_SIZE):
         rows = {roster.servers[row]: row for row in anew[start : start + BATCH_SIZE]}
         _forecast(draft, forecaster, history.fleet(list(rows)), rows, now)
-    limits, chance = np.empty((S, M), np.float32), np.empty((S, H, M), np.float32)
-    for start in range(0, S, BATCH_SIZE):
-        part = slice(start, start + BATCH_SIZE)
-        names, profiles = roster.servers[part], roster.profiles[part]
-        limits[part] = thresholds(names, profiles, schema.target_names)
-        chance[part] = exceedance(draft.quantiles[part], schema.quantiles, limits[part][:, None])
+    limits, chance = _compare(draft.quantiles, roster, schema, thresholds)
     for array in (draft.origin, draft.quantiles, draft.latest, limits, chance):
         array.setflags(write=False)  # readers share them
     return Outlook(
@@ -138,6 +133,20 @@ def make_outlook(
         chance=chance,
         revisions=tuple(roster.revision.tolist()),
     )
+
+
+def _compare(
+    quantiles: FloatArray, roster: Roster, schema: FeatureSchema, thresholds: Thresholds
+) -> tuple[FloatArray, FloatArray]:
+    """Return thresholds [S, M], and the chance [S, H, M] that each step is at or over its own."""
+    S, H, M, _ = quantiles.shape
+    limits, chance = np.empty((S, M), np.float32), np.empty((S, H, M), np.float32)
+    for start in range(0, S, BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        names, profiles = roster.servers[part], roster.profiles[part]
+        limits[part] = thresholds(names, profiles, schema.target_names)
+        chance[part] = exceedance(quantiles[part], schema.quantiles, limits[part][:, None])
+    return limits, chance
 
 
 def origins(fleet: Fleet) -> IntArray:

@@ -11,8 +11,8 @@ from report.early_warning.results import WarningReport
 MEASURED = (
     "Measured by `evaluate` on ticks it was not trained on: an alarm wherever the probability of "
     "reaching the threshold 30 min to 8 h ahead is alarm_at or more, looked at every 30 minutes. "
-    "They hold for that threshold, and for alerts raised at that probability, the nearest to the "
-    "rules' that was measured; that alerts wait, and do not flap, is not measured."
+    "They hold for that threshold, and for alerts raised at that probability: of those measured "
+    "the highest that is not above the rules'. That alerts wait, and do not flap, is not measured."
 )
 
 

@@ -79,7 +79,7 @@ class ModelShelf:
 
         Args:
             name: of a folder in the models directory; None: the current model's own folder.
-            check: of what comes with the model; a ValueError of it refuses the model.
+            check: of what comes with another model; a ValueError of it refuses the model.
 
         Raises:
             ValueError: there is no such model, it is damaged, or it does not fit the service; the
@@ -89,9 +89,9 @@ class ModelShelf:
             folder = self.current.folder if name is None else self._named(name)
             model = _load(folder, self._device)
             _refuse_misfit(model, self._schema)
-            if check is not None:
-                check(model)
             if model.identity != self.current.identity:
+                if check is not None:
+                    check(model)
                 self._pair = (model, self.current)
             return self.current
 

@@ -278,7 +278,8 @@ class Service:
         """
         before = self.identity
         try:
-            self.shelf.reload(name, self._learn_of)
+            if self.shelf.reload(name, self._learn_of).identity == before:
+                self._learn_of(self.shelf.current)  # the same weights, but perhaps measured since
         except ValueError as error:
             raise ProblemError(409, str(error)) from error
         if self.identity != before:

@@ -415,6 +415,16 @@ def test_a_model_whose_evaluation_is_damaged_leaves_both_others_alone(tmp_path: 
     assert content["current"]["name"] == "better" and content["previous"]["name"] == "run"
 
 
+def test_what_was_measured_since_is_read_by_a_reload(serving: Serving) -> None:
+    assert serving.get("/model")["measured"] is None
+    folder = serving.folder / "run" / "evaluation"
+    folder.mkdir()
+    (folder / "evaluation.json").write_text("{")
+    answer = serving.client.post(f"{V1}/model/reload")
+    assert answer.status == 409 and "evaluation.json: not what `evaluate` writes" in answer.detail
+    assert serving.get("/model")["measured"] is None
+
+
 def test_without_another_model_there_is_none_to_go_back_to(serving: Serving) -> None:
     answer = serving.client.post(f"{V1}/model/rollback")
     assert answer.status == 409 and "nothing to go back to" in answer.detail

@@ -222,6 +222,16 @@ def test_states_are_said_as_they_are(browser: "Browser") -> None:
 
 
 @needs_browser
+def test_a_breach_of_stale_data_is_past_and_no_warning(browser: "Browser") -> None:
+    world = World(trouble={"ppdb0002": 4.5}, age_seconds=4 * 3600.0)
+    with fake_service(world) as address, open_page(browser) as watched:
+        watched.page.goto(address)
+        watched.page.get_by_role("heading", name="The data have stopped").wait_for()
+        first = watched.page.locator("tr", has_text="ppdb0002").locator(".first")
+        assert first.inner_text().startswith("Memory was expected")
+
+
+@needs_browser
 def test_service_that_vanishes_is_said_to_be_away(browser: "Browser") -> None:
     with open_page(browser) as watched:
         with fake_service(World(demo=True)) as address:
@@ -266,6 +276,10 @@ def test_what_if_asks_what_was_filled_in_and_draws_the_response(browser: "Browse
         page.goto(f"{address}/#/what-if")
         page.get_by_role("button", name="Show").click()
         page.get_by_text("Change at least one metric").wait_for()
+        page.fill("[name=clock]", "-1")  # alone: every metric as it was
+        page.get_by_role("button", name="Show").click()
+        page.wait_for_selector("[data-response] canvas")
+        assert world.said.pop()["metrics"] == {"cpu_percent": {"scale": 1, "shift": 0}}
         page.select_option("[name=servers]", "profile:database")
         page.fill("[name=hours]", "3")
         page.fill("[name='scale cpu_percent']", "1.6")

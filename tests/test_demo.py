@@ -76,7 +76,9 @@ def test_clock_runs_fast_but_never_past_what_is_allowed() -> None:
 def test_waiting_ends_when_asked_to() -> None:
     stop = threading.Event()
     stop.set()
-    FastClock(START, 1.0, Wall()).wait(START + 600, stop)
+    clock = FastClock(START, 1.0, Wall())
+    clock.wait(START + 600, stop)
+    assert clock() < START + 600
 
 
 def test_model_of_another_fleet_is_refused_by_name() -> None:

@@ -77,15 +77,15 @@ function row(one, content) {
     one.over.length
       ? h("td", { class: "first" }, h("strong", {}, one.over.map(labelOf).join(", ")), ` over ${one.over.length > 1 ? "their thresholds" : "its threshold"}`)
       : one.first_breach
-      ? h("td", { class: "first" }, breach(one.first_breach, now))
+      ? h("td", { class: "first" }, breach(one, now))
       : h("td", { class: "first calm" }, one.chance_by_hour ? `none in ${content.hours.at(-1)} h` : NONE));
 }
 
-function breach(first, now) {
+function breach({ first_breach: first, stale }, now) {
   const at = seconds(first.at);
   return [
     h("strong", {}, labelOf(first.metric)),
-    ` ${at < now ? "was expected" : ahead(at - now)}`,
+    ` ${stale && at < now ? "was expected" : ahead(at - now)}`,
     h("span", { class: "soft" }, `${moment(at, now)}, ${chance(first.probability)} likely`),
   ];
 }
@@ -109,7 +109,9 @@ function headline(servers, hours) {
   const over = servers.filter((one) => one.over.length && !one.stale).length;
   const soon = servers.filter((one) => one.first_breach && !one.over.length && !one.stale).length;
   const now = `${over} of ${plural(servers.length, "server")} ${are(over)} over a threshold`;
-  if (!servers.some((one) => one.status === "forecast")) return over ? now : "No forecast yet";
+  const forecast = servers.filter((one) => one.status === "forecast");
+  if (!forecast.length) return over ? now : "No forecast yet";
+  if (forecast.every((one) => one.stale)) return "The data have stopped: no forecast is of now";
   const ahead = `expected to reach ${over ? "one" : "a threshold"} in the next ${hours} hours`;
   if (over) return `${now}, ${soon || "no"} more ${are(soon)} ${ahead}`;
   if (!soon) return `Nothing is expected to run out in the next ${hours} hours`;

@@ -76,7 +76,7 @@ export async function submitted(form, draw) {
   };
   if (Number(given.get("clock"))) {
     body.clock_hours = Number(given.get("clock"));
-    if (!Object.keys(body.metrics).length) body.metrics[firstMetric(form)] = {}; // as it was
+    if (!Object.keys(body.metrics).length) body.metrics[firstMetric(form)] = { scale: 1, shift: 0 };
   }
   problem = Object.keys(body.metrics).length ? null : "Change at least one metric, times or plus something, or the clock.";
   if (problem) return draw();
