@@ -1,12 +1,16 @@
 """What is told of history: by hand, and with nothing seen."""
 
 import numpy as np
+import pytest
 import torch
 
 from tft.history import (
     HOURS_CHANNELS,
+    LAGS,
     NAIVE_FORECASTS,
+    NEAR,
     WINDOW_CHANNELS,
+    memory,
     naive_forecasts,
     same_hours,
     window_summary,
@@ -56,10 +60,57 @@ def test_naive_forecasts_by_hand() -> None:
     assert told.shape == (1, 5, 1, len(NAIVE_FORECASTS), 2)
     held = [[11, 50], [91, 94], [37, 64]]  # of 99, 10 and 70 observed ticks
     assert told[0, :, 0, :3].tolist() == [held] * 5
-    hours = told[0, :, 0, 3].tolist()
+    hours = told[0, :, 0, 4].tolist()
     assert hours[0] == hours[1] == [1, 4], "of 1, 2, 4 and 6: places 0 and 2"
     assert hours[2] == [2, 2], "of 2 and 4, a tick away"
     assert hours[3] == hours[4] == held[0], "nothing seen: the context's"
+
+
+def test_memory_is_the_autocorrelation() -> None:
+    """Of a window without gaps or far values, lag by lag."""
+    walk = np.random.default_rng(3).standard_normal(288).cumsum()
+    values = (walk - walk.mean()) / walk.std()
+    assert abs(values).max() < NEAR
+    rho = memory(torch.tensor(values).view(1, -1, 1), 100)[0, 0]
+    found = [
+        np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b))
+        for a, b in ((values[lag:], values[:-lag]) for lag in LAGS)
+    ]
+    expected = np.minimum.accumulate(np.clip([1, *found], 0, None))
+    np.testing.assert_allclose(rho[[0, *LAGS]].numpy(), expected, rtol=1e-6)
+    assert expected[6] > expected[7] > 0, "it falls within the horizon"
+    assert rho[30] == pytest.approx((rho[24] + rho[36]) / 2), "a straight line between"
+    assert rho[100] == rho[96], "level behind the last"
+
+
+def test_gaps_leave_memory_as_it_is() -> None:
+    past = torch.arange(288.0).mul(0.05).sin().view(1, -1, 1)
+    gaps = past.clone()
+    gaps[:, torch.rand(288, generator=torch.Generator().manual_seed(1)) < 0.3] = torch.nan
+    torch.testing.assert_close(memory(past, 12), memory(gaps, 12), atol=0.05, rtol=0)
+
+
+def test_the_last_tick_fades_as_it_is_forgotten() -> None:
+    slow = torch.arange(288.0).mul(0.02).sin()
+    noise = torch.randn(288, generator=torch.Generator().manual_seed(1)).clamp(-3, 3)
+    late = slow.clone()
+    late[-6:] = torch.nan  # the newest tick seen is half an hour old
+    past = torch.stack([slow, noise, late], dim=-1).unsqueeze(0)
+    told = naive_forecasts(past, torch.full((1, 7, 96, 3), torch.nan), (0.1, 0.5, 0.9))[0]
+    context, last = told[:, :, 0], told[:, :, NAIVE_FORECASTS.index("last tick")]
+    width = last[..., 2] - last[..., 0]
+    whole = context[..., 2] - context[..., 0]
+    assert (last[0, 0] - slow[-1]).abs().max() < 0.2
+    assert width[0, 0] < 0.2 * whole[0, 0]
+    assert width[0, 2] > 2 * width[0, 0], "half an hour was forgotten"
+    assert width[12, 2] > width[12, 0] > width[0, 0]
+    assert width[0, 1] > 0.95 * whole[0, 1], "noise is forgotten at once"
+    assert (last[0, 1, 1] - context[0, 1, 1]).abs() < 0.3
+
+
+def test_nothing_moves_nothing_is_remembered() -> None:
+    past = torch.full((1, 40, 1), 7.0)
+    assert memory(past, 5).tolist() == [[[1, 0, 0, 0, 0, 0]]]
 
 
 def test_nothing_seen_says_nothing() -> None:

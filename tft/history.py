@@ -18,7 +18,9 @@ SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes
 AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
 FARTHEST = 100.0  # spreads; what is farther away is told as that far
 SAME_HOURS = 1  # ticks on either side whose values on the days before make a naive forecast
-NAIVE_FORECASTS = ("context", "last hour", "last 6 hours", "same hours before")
+NAIVE_FORECASTS = ("context", "last hour", "last 6 hours", "last tick", "same hours before")
+LAGS = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 96)  # ticks at which memory is measured
+NEAR = 3.0  # spreads from the mean; in measuring memory what is farther away is that far
 HOURS_CHANNELS = 8
 WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 1
 
@@ -79,8 +81,9 @@ def naive_forecasts(past: Tensor, days: Tensor, levels: tuple[float, ...]) -> Te
 
     Returns:
         [B, H, M, K, Q], ascending in Q: see `NAIVE_FORECASTS`. The first three hold for the whole
-        horizon; the last is of each step's own hour on the days before. Where one has seen nothing
-        it is the context's, and 0 where that has not either.
+        horizon, the fourth fades from the last tick to the first (see `_fading`), the last is of
+        each step's own hour on the days before. Where one has seen nothing it is the context's,
+        and 0 where that has not either.
     """
     H = days.shape[2]
     spans = (past, *(past[:, -ticks:] for ticks in SPANS))
@@ -88,9 +91,67 @@ def naive_forecasts(past: Tensor, days: Tensor, levels: tuple[float, ...]) -> Te
     around = F.pad(days, (0, 0, SAME_HOURS, SAME_HOURS), value=torch.nan)
     around = around.unfold(2, 2 * SAME_HOURS + 1, 1)  # [B, days, H, M, ticks]
     same = _at(levels, around.permute(0, 2, 3, 1, 4).flatten(3))  # [B, H, M, Q]
-    every = [*(each.unsqueeze(1).expand(-1, H, -1, -1) for each in held), same]
+    steady = (each.unsqueeze(1).expand(-1, H, -1, -1) for each in held)
+    every = [*steady, _fading(past, held[0], levels, H), same]
     whole = every[0].nan_to_num(0.0)
     return torch.stack([torch.where(each.isnan(), whole, each) for each in every], dim=-2)
+
+
+def _fading(past: Tensor, whole: Tensor, levels: tuple[float, ...], H: int) -> Tensor:
+    """Forecast from the last tick seen, fading to the context's quantiles as it is forgotten.
+
+    What one value tells of another one, rho being their correlation: the median and rho of the
+    value's distance to it, and sqrt(1 - rho^2) of the spread around that. The window's own
+    autocorrelation says how fast: disk writes forget in minutes, memory in hours.
+
+    Args:
+        past: [B, T, M], NaN where missing.
+        whole: [B, M, Q], quantiles of it at the levels.
+        levels: with the median.
+        H: steps ahead.
+
+    Returns:
+        [B, H, M, Q], ascending in Q, NaN where nothing was seen.
+    """
+    T = past.shape[1]
+    places = torch.arange(1, T + 1, device=past.device, dtype=past.dtype)
+    newest = (_seen(past) * places[:, None]).argmax(1)  # [B, M], 0 where nothing was seen
+    last = past.gather(1, newest.unsqueeze(1)).transpose(1, 2)  # [B, M, 1]
+    ahead = (T - newest).unsqueeze(-1) + torch.arange(H, device=past.device)
+    rho = memory(past, H).gather(-1, ahead.clamp(max=H)).unsqueeze(-1)  # [B, M, H, 1]
+    median = whole[..., levels.index(0.5), None]  # [B, M, 1]
+    kept = (1 - rho.square()).clamp(min=0.0).sqrt()
+    centre, apart = rho * (last - median).unsqueeze(2), kept * (whole - median).unsqueeze(2)
+    return (median.unsqueeze(2) + centre + apart).transpose(1, 2)
+
+
+def memory(past: Tensor, H: int) -> Tensor:
+    """Return the autocorrelation of windows, taken as never negative and never rising again.
+
+    Args:
+        past: [B, T, M], NaN where missing.
+        H: lags asked for.
+
+    Returns:
+        [B, M, H + 1] at lags 0 to H: of the pairs seen at `LAGS`, straight lines between them and
+        level behind the last. 0 but at lag 0 where nothing moved.
+    """
+    near = (past - past.nanmean(1, keepdim=True)).clamp(-NEAR, NEAR)
+    seen, apart = _seen(near), (near - near.nanmean(1, keepdim=True)).nan_to_num(0.0)
+    square = apart.square()
+    before, rho = 0, torch.ones_like(square[:, 0])
+    lines = [rho.unsqueeze(-1)]
+    for lag in LAGS:
+        product = (apart[:, lag:] * apart[:, :-lag]).sum(1)
+        late = (square[:, lag:] * seen[:, :-lag]).sum(1)
+        early = (square[:, :-lag] * seen[:, lag:]).sum(1)
+        lower = product / (late * early).sqrt().clamp(min=1e-6)
+        lower = lower.clamp(min=0.0).minimum(rho)
+        way = torch.arange(1, lag - before + 1, device=past.device) / (lag - before)
+        lines.append(torch.lerp(rho.unsqueeze(-1), lower.unsqueeze(-1), way.to(past.dtype)))
+        before, rho = lag, lower
+    lines.append(rho.unsqueeze(-1).expand(-1, -1, max(H - before, 0)))
+    return torch.cat(lines, dim=-1)[..., : H + 1]
 
 
 def compressed(values: Tensor) -> Tensor:
