@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.fleet import Fleet
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore
+from report.weights import selection_weights, variable_names
 from tft.batch import WindowBatch
-from tft.forecaster import Forecaster, future_names, past_names, static_names
+from tft.forecaster import Forecaster
 
 if TYPE_CHECKING:  # it imports matplotlib, which only drawing needs
     from report.plots import FanPanel
@@ -83,7 +83,9 @@ def fan_panels(forecaster: Forecaster, examples: Examples) -> "list[FanPanel]":
     ]
 
 
-def selection_weights(forecaster: Forecaster, examples: Examples) -> dict[str, dict[str, float]]:
+def mean_selection_weights(
+    forecaster: Forecaster, examples: Examples
+) -> dict[str, dict[str, float]]:
     """Say how much of what the network reads of the examples is which variable.
 
     Args:
@@ -91,27 +93,16 @@ def selection_weights(forecaster: Forecaster, examples: Examples) -> dict[str, d
         examples: on any device.
 
     Returns:
-        Of static, past and future inputs each variable's selection weight, averaged over windows
-        and ticks; each group's sum to 1. Ticks before a series began do not count.
+        Of past, future and static inputs each variable's selection weight, averaged over ticks,
+        then windows; each group's sum to 1. Ticks before a series began do not count.
     """
-    schema = forecaster.schema
     batch = examples.batch.to(forecaster.quantiles.device)
-    output = forecaster.explain(batch, return_weights=True)
-    assert output.static_weights is not None and output.future_weights is not None
-    assert output.past_weights is not None
-    past = output.past_weights.cpu()  # [B, T, V]
-    T = past.shape[1]
+    T = batch.past.shape[1]
     begun = torch.arange(T) >= T - batch.history_length[:, None]  # [B, T]
-    return {
-        "static": _by_name(static_names(schema), output.static_weights),
-        "past": _by_name(past_names(schema), past[begun]),
-        "future": _by_name(future_names(schema), output.future_weights.flatten(0, 1)),
-    }
-
-
-def _by_name(names: tuple[str, ...], weights: Tensor) -> dict[str, float]:
-    """Average weights [N, V] over all but the variables."""
-    return dict(zip(names, weights.float().mean(dim=0).tolist(), strict=True))
+    output = forecaster.explain(batch, return_weights=True)
+    weights = iter(selection_weights(begun.to(batch.past.device), output).mean(0).tolist())
+    names = variable_names(forecaster.schema)
+    return {group: {name: next(weights) for name in names[group]} for group in names}
 
 
 def _spans_decades(values: np.ndarray) -> bool:

@@ -12,19 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.fleet import Fleet
+from data.splits import split_by_time, training_stretches
 from data.windows import WindowIndex, index_windows
 from report.early_warning.alerts import calibration
 from report.early_warning.backtest import backtest
 from report.early_warning.breaches import Watch, choose_thresholds, look_back, watch_ticks
 from report.early_warning.crossing import crossing_probability, exceedance
 from report.early_warning.page import warning_figures, warning_section
-from report.early_warning.results import WarningReport, warning_text
+from report.early_warning.results import WarningReport, alert_rows, summary_lines
 from report.evaluate import held_out_windows
 from report.html import page
 from tests.builders import tiny_forecaster
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster, TrainingFacts
 from tft.schema import FeatureSchema, Metric
+from train.prepare import training_facts
 
 SCHEMA = FeatureSchema(
     targets=(Metric("cpu_percent", 0.0, 100.0), Metric("load_average", 0.0)),
@@ -255,7 +257,7 @@ def test_a_forecaster_that_passes_raises_no_alert_and_is_told_on() -> None:
     cpu = report.forecasters[0].rows[0]
     assert (cpu.points[0].alerts, cpu.points[0].recall, cpu.brier) == (0, 0.0, None)
     assert cpu.not_finite == report.metrics[0].origins
-    assert f"tft: {report.metrics[-1].origins:,} origins without" in warning_text(report)
+    assert f"tft: {report.metrics[-1].origins:,} origins without" in str(summary_lines(report))
 
 
 def test_calibration_counts_what_came_in_each_bin() -> None:
@@ -271,22 +273,23 @@ def test_thresholds_are_90_percent_or_a_high_quantile_of_the_rows_trained_on() -
     fleet = fleet_of(series(1000), series(1000))
     fleet.values[:, 1] = np.arange(2000)
     forecaster = tiny_forecaster(schema=SCHEMA)
-    forecaster.facts = TrainingFacts(("server0",), 500)
-    chosen = choose_thresholds(forecaster, fleet)
+    split = split_by_time(fleet, SCHEMA, 0.5, held_out=("server1",))
+    forecaster.facts = training_facts(fleet, split, training_stretches(fleet, split, 48))
+    chosen = choose_thresholds(forecaster)
     assert chosen["cpu_percent"] == 90.0
     assert chosen["load_average"] == pytest.approx(np.quantile(np.arange(500), 0.995))
-    assert choose_thresholds(forecaster, fleet, {"cpu_percent": 7}) == {**chosen, "cpu_percent": 7}
+    assert choose_thresholds(forecaster, {"cpu_percent": 7}) == {**chosen, "cpu_percent": 7}
     with pytest.raises(ValueError, match="'cpu', which is not forecast"):
-        choose_thresholds(forecaster, fleet, {"cpu": 7})
+        choose_thresholds(forecaster, {"cpu": 7})
     with pytest.raises(ValueError, match="cpu_percent is nan; give a finite"):
-        choose_thresholds(forecaster, fleet, {"cpu_percent": math.nan})
+        choose_thresholds(forecaster, {"cpu_percent": math.nan})
 
 
 def test_without_training_rows_a_metric_is_not_watched_and_without_episodes_has_no_recall() -> None:
     fleet = fleet_of(series(700))
     report = backtest(follows_hints(), fleet, every_window(fleet))
-    text = warning_text(report)
-    assert "load_average: not watched; this table has no training rows" in text
+    text = str(summary_lines(report))
+    assert "load_average: not watched; no training row to take a" in text
     assert "cpu_percent: no episode over 90.00 to warn of" in text
     assert math.isnan(report.forecasters[0].rows[0].points[0].recall)
     assert warning_figures(report) == []
@@ -300,7 +303,7 @@ def test_a_report_survives_json_and_is_drawn() -> None:
     assert WarningReport.from_dict(plain) == report
     body = warning_section(report).body
     assert body.count("data:image/png") == 3 and "seasonal_naive" in body
-    assert "load_average  " not in warning_text(report).split("forecaster")[1]
+    assert {row[0] for row in alert_rows(report)} == {"cpu_percent", "all metrics"}
 
 
 def test_a_big_fleet_is_judged_on_whole_days_of_all_servers() -> None:

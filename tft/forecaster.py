@@ -43,6 +43,8 @@ class TrainingFacts:
     """The 0.1 % quantile of each metric's training rows, targets first; None if never seen."""
     metric_high: tuple[float | None, ...] = ()
     """The 99.9 % quantile."""
+    metric_peak: tuple[float | None, ...] = ()
+    """The 99.5 % quantile: what is warned of where a metric has no better threshold."""
     server_level: tuple[float | None, ...] = ()
     """Median of each of `servers` and metric in training, server by server; None if unknown."""
     server_spread: tuple[float | None, ...] = ()

@@ -4,7 +4,7 @@ import itertools
 import math
 from pathlib import Path
 
-from report.examples import Examples, fan_panels, selection_weights
+from report.examples import Examples, fan_panels, mean_selection_weights
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
 from train.record import EpochRecord
@@ -82,7 +82,7 @@ class Board:
         )  # matplotlib is slow to import
 
         assert not forecaster.training
-        weights = selection_weights(forecaster, examples)
+        weights = mean_selection_weights(forecaster, examples)
         figures = {"selection": selection_bars(weights, f"Variable selection after epoch {epoch}")}
         # A chart per metric: TensorBoard shows them too small for one of all.
         panels = fan_panels(forecaster, examples)

@@ -17,6 +17,7 @@ from data.sampling import WindowOrder
 from data.splits import Split, split_by_time, split_fold, spread_evenly, training_stretches
 from data.windows import WindowStore
 from report.drift import RANGE, server_levels
+from report.early_warning.breaches import TRAINING_QUANTILE
 from report.examples import Examples, choose_examples
 from tft.fast_path import use_fast_path
 from tft.forecaster import Forecaster, TrainingFacts, network_config
@@ -208,16 +209,18 @@ def training_facts(fleet: Fleet, split: Split, stretches: torch.Tensor) -> Train
     trained = np.flatnonzero(split.trained)
     levels = server_levels(fleet, None, split.cutoff, trained)
     rows = stretches.flatten(0, 1).numpy()  # [K * ticks, M]
-    limits = np.full((len(RANGE), len(fleet.metrics)), np.nan)
+    quantiles = (*RANGE, TRAINING_QUANTILE)
+    limits = np.full((len(quantiles), len(fleet.metrics)), np.nan)
     for m, column in enumerate(rows.T):
         seen = column[np.isfinite(column)]
         if len(seen):
-            limits[:, m] = np.quantile(seen, RANGE)
+            limits[:, m] = np.quantile(seen, quantiles)
     return TrainingFacts(
         servers=tuple(fleet.servers[server] for server in trained),
         end_tick=split.cutoff,
         metric_low=_plain(limits[0]),
         metric_high=_plain(limits[1]),
+        metric_peak=_plain(limits[2]),
         server_level=_plain(levels.level),
         server_spread=_plain(levels.spread),
     )

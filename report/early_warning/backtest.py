@@ -98,7 +98,7 @@ def backtest(
     started = time.monotonic()
     schema = forecaster.schema
     watch = watch_ticks(schema, every)
-    limits = np.array(list(choose_thresholds(forecaster, fleet, thresholds).values()))
+    limits = np.array(list(choose_thresholds(forecaster, thresholds).values()))
     all_servers, all_origins = _aligned(index, every)
     server, origin = _spread_days(all_servers, all_origins, ticks_per_day(schema), most_origins)
     if len(origin) == 0:

@@ -6,6 +6,7 @@ t - origin + 1 ticks ahead, as in every score of `report`. `backtest` defines th
 N origins, M target metrics, E episodes, T ticks of one series.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -58,17 +59,18 @@ def watch_ticks(schema: FeatureSchema, every: int) -> Watch:
 
 
 def choose_thresholds(
-    forecaster: Forecaster, fleet: Fleet, given: Mapping[str, float] | None = None
+    forecaster: Forecaster, given: Mapping[str, float] | None = None
 ) -> dict[str, float]:
     """Return a threshold per target metric, in its unit; NaN where there is none to be had.
 
     A given one counts; else 90 on a metric with an upper bound of 100; else the 99.5th percentile
-    of the metric's training rows, NaN where the fleet holds none of them.
+    of the metric's training rows, NaN where it was in none of them.
 
     Raises:
         ValueError: a threshold is given for what is no target metric, or is not finite.
     """
     names, given = forecaster.schema.target_names, given or {}
+    peaks = forecaster.facts.metric_peak
     for name, value in given.items():
         if name not in names:
             raise ValueError(f"threshold for {name!r}, which is not forecast; give {names}")
@@ -81,22 +83,10 @@ def choose_thresholds(
         elif metric.upper == PERCENT_BOUND:
             threshold = PERCENT_THRESHOLD
         else:
-            rows = _training_rows(forecaster, fleet, column)
-            threshold = float(np.quantile(rows, TRAINING_QUANTILE)) if len(rows) else np.nan
+            peak = peaks[column] if peaks else None
+            threshold = math.nan if peak is None else peak
         thresholds[metric.name] = float(threshold)
     return thresholds
-
-
-def _training_rows(forecaster: Forecaster, fleet: Fleet, column: int) -> FloatArray:
-    """Return the observed values of a metric that were trained on."""
-    trained, end = set(forecaster.facts.servers), forecaster.facts.end_tick
-    parts = [
-        fleet.series(server)[: max(end - int(fleet.first_tick[server]), 0), column]
-        for server, name in enumerate(fleet.servers)
-        if name in trained
-    ]
-    rows = np.concatenate([np.empty(0, np.float32), *parts])
-    return rows[~np.isnan(rows)]
 
 
 class Episodes(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from report.early_warning.alerts import MOST_FALSE, AlertScores, OperatingPoint
 from report.scores import duration
-from report.text import NO_SCORE, format_table, number_cell, share_cell
+from report.text import NO_SCORE, number_cell, share_cell
 
 ALL_METRICS = "all metrics"
 WATCHED_HEADER = ("metric", "threshold", "episodes", "of servers", "may alert", "then reached")
@@ -103,28 +103,6 @@ class WarningReport:
         return cls(**{**plain, "metrics": metrics, "forecasters": forecasters})
 
 
-def warning_text(report: WarningReport) -> str:
-    """Render a backtest for the terminal."""
-    lines = [
-        "Early warning",
-        "",
-        *(f"  {line}" for line in summary_lines(report)),
-        "",
-        format_table(WATCHED_HEADER, watched_rows(report), text_columns=1),
-        "",
-        format_table(ALERTS_HEADER, alert_rows(report), text_columns=2),
-        "",
-        *(f"  {note}" for note in NOTES),
-        "",
-        f"Calibration of {report.forecasters[0].name}: probability forecast, and share that came",
-        "",
-        format_table(
-            CALIBRATION_HEADER, calibration_rows(report.forecasters[0].rows[-1]), text_columns=1
-        ),
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def warning_lines(report: WarningReport) -> list[str]:
     """Say in a line or two how the model warned, over all metrics; the page has the rest."""
     model, watched = report.forecasters[0], report.metrics[-1]
@@ -152,10 +130,7 @@ def summary_lines(report: WarningReport) -> list[str]:
     ]
     for metric in report.metrics[:-1]:
         if metric.threshold is None:
-            lines.append(
-                f"{metric.name}: not watched; this table has no training rows to take a "
-                "threshold from"
-            )
+            lines.append(f"{metric.name}: not watched; no training row to take a threshold from")
         elif not metric.episodes:
             lines.append(
                 f"{metric.name}: no episode over {number_cell(metric.threshold)} to warn of, so no "
