@@ -51,7 +51,7 @@ train_options = with_options(
         "--max-minutes", type=float,
         help="Train so long, reading included; without --epochs, as many as fit.",
     ),
-    click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
+    click.option("--learning-rate", type=float, help="At the start.  [default: 0.006]"),
     click.option("--find-lr", "auto_lr_find", is_flag=True, help="Start from a test's suggestion."),
     click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
     click.option("--ema-decay", type=float, help="Of averaged weights.  [default: 0.99]"),

@@ -85,7 +85,7 @@ class TrainConfig:
     """Windows in a batch."""
     accumulate_grad_batches: int = 1
     """Batches in an optimizer step; equals one batch as large as all of them."""
-    learning_rate: float = 0.003
+    learning_rate: float = 0.006
     """AdamW's, at the start; chosen by measurement, see benchmarks/NOTES.md."""
     auto_lr_find: bool = False
     """Replace learning_rate by an LR range test's suggestion."""
