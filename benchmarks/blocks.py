@@ -27,7 +27,7 @@ CONFIG = TFTConfig(
     static_cardinalities=(64, 8),
     future_channels=29,
     static_channels=21,
-    num_naive=4,
+    num_naive=5,
 )
 CONTEXT, HORIZON = 288, 96
 
