@@ -29,7 +29,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2
 
 faults: $(VENV)/ready
-	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+	FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults tests/test_checkpoint.py tests/test_loop.py
 
 clean:
 	rm -rf $(VENV) runs training lr-find

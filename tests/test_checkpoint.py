@@ -15,7 +15,7 @@ from tests.builders import tiny_forecaster
 from tests.test_loop import CONFIG, loaders, records, weights
 from tft.bundle import load_forecaster
 from tft.forecaster import Forecaster
-from train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from train.checkpoint import VERSION, load_checkpoint, newest_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.lock import RunLock
 from train.loop import fit
@@ -91,7 +91,7 @@ def test_a_planted_pickle_never_runs(tmp_path: Path) -> None:
     path.write_bytes(blob)
     with pytest.raises(ValueError, match="not a checkpoint"):
         load_checkpoint(path)
-    torch.save({"version": 1, "x": Payload()}, tmp_path / "tmp")
+    torch.save({"version": VERSION, "x": Payload()}, tmp_path / "tmp")
     blob = (tmp_path / "tmp").read_bytes()
     path = tmp_path / f"step-000000002-{hashlib.sha256(blob).hexdigest()[:16]}.pt"
     path.write_bytes(blob)

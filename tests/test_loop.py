@@ -3,15 +3,19 @@
 import copy
 import json
 import math
+import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from data.fleet import Fleet
 from data.loaders import EvalLoader, TrainLoader
@@ -137,12 +141,16 @@ def test_a_step_without_a_finite_gradient_changes_no_weight() -> None:
     assert torch.equal(weights(forecaster).nan_to_num(), before.nan_to_num())
 
 
-def test_three_steps_without_a_finite_gradient_stop_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_three_steps_without_a_finite_gradient_stop_training(
+    tmp_path: Path, precision: str
+) -> None:
+    """In fp16 too, whose scale there is nothing to look for where the loss itself is not finite."""
     forecaster = tiny_forecaster()
     with torch.no_grad():
         forecaster.network.head.linear.bias[0] = torch.nan
     with pytest.raises(FloatingPointError, match="epoch 1, step 3: 3 steps in a row.*0.01") as info:
-        run_fit(tmp_path / "run", forecaster=forecaster)
+        run_fit(tmp_path / "run", replace(CONFIG, precision=precision), forecaster)
     assert not (tmp_path / "run" / "model").exists()
     lines = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     skipped = [json.loads(line) for line in lines]
@@ -195,6 +203,36 @@ def test_the_loss_falls(tmp_path: Path, precision: str) -> None:
     result, _ = run_fit(tmp_path / "run", config)
     losses = [record["val_loss"] for record in records(tmp_path / "run")]
     assert result.best_validation_loss == min(losses) < 0.8 * losses[0]
+
+
+def test_checkpoints_are_of_every_so_many_epochs_the_best_and_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, saved = iter([0.1, 0.2, 0.3, 0.4, 0.5]), []
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
+    save = RunDirectory.save_checkpoint
+
+    def noting(run: RunDirectory, state: TrainState, loss: float | None = None) -> None:
+        saved.append(state.epoch - 1)
+        save(run, state, loss)
+
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", noting)
+    run_fit(tmp_path / "run", replace(CONFIG, epochs=5, checkpoint_epochs=2))
+    assert saved == [1, 2, 4, 5]
+
+
+def test_a_terminal_shows_a_bar_and_a_line_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.progress.tqdm", partial(tqdm, mininterval=0))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run_fit(tmp_path / "run")
+    drawn = capsys.readouterr().err.split("\r")
+    steps = [each for each in drawn if "| 3/4" in each]
+    assert re.search(r"epoch 2/2 of 64 .*% of all, best 0.\d+, elapsed 0:\d\d, at most", steps[1])
+    lines = [line for each in drawn for line in each.splitlines() if "validation" in line]
+    assert [line.split(" of ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert "100% of all" in lines[1] and "at most 0:00 left" in lines[1]
 
 
 def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:

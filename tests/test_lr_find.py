@@ -1,6 +1,8 @@
 """The range test sweeps a copy, and suggests a rate between steepest descent and minimum."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +23,15 @@ def test_nothing_given_in_is_changed() -> None:
     assert all(p.grad is None for p in forecaster.parameters())
 
 
-def test_the_sweep_is_exponential_and_repeatable(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how", [{}, {"precision": "bf16"}, {"precision": "fp16"}, {"accumulate_grad_batches": 2}]
+)
+def test_the_sweep_is_exponential_and_repeatable(tmp_path: Path, how: dict[str, Any]) -> None:
+    config = replace(CONFIG, **how)
     torch.manual_seed(0)
-    one = lr_range_test(tiny_forecaster(), loaders()[0], CONFIG, steps=40)
+    one = lr_range_test(tiny_forecaster(), loaders()[0], config, steps=40)
     torch.manual_seed(0)
-    two = lr_range_test(tiny_forecaster(), loaders()[0], CONFIG, steps=40)
+    two = lr_range_test(tiny_forecaster(), loaders()[0], config, steps=40)
     assert one == two
     ratios = np.diff(np.log(one.learning_rates))
     np.testing.assert_allclose(ratios, ratios[0])

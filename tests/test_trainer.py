@@ -5,6 +5,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,8 +17,10 @@ from data.splits import spread_evenly
 from data.windows import WindowStore, index_windows
 from tests.builders import SMALL_TRAINING, small_table
 from tft.bundle import load_forecaster, save_forecaster
+from tft.forecaster import Forecaster
 from train import TFTTrainer, TrainConfig
 from train.signals import Stopped, StopRequest
+from train.validate import Validation
 
 CONFIG = TrainConfig(**SMALL_TRAINING)
 INFO_KEYS = {
@@ -218,6 +221,39 @@ def test_going_back_to_a_checkpoint_serves_its_weights(
     alone = once.train(table, tmp_path / "alone")
     assert torch.equal(bundle(alone), bundle(tmp_path / "run"))
     assert not torch.equal(bundle(alone), bundle(run))
+
+
+def test_going_back_serves_what_was_best_by_then(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these losses the last is the best, but up to the third it was the second."""
+
+    def train(name: str, *losses: float, **how: Any) -> Path:
+        told = iter(losses)
+
+        def validate(forecaster: Forecaster, *_: Any) -> Validation:
+            forecaster.eval()
+            return Validation(next(told), {}, {})
+
+        monkeypatch.setattr("train.loop.validate", validate)
+        trainer = TFTTrainer(replace(CONFIG, epochs=how.pop("epochs", len(losses))), say=quiet)
+        return trainer.train(table, tmp_path / name, **how)
+
+    two, four = train("two", 0.5, 0.3), train("four", 0.5, 0.3, 0.35, 0.2)
+    shutil.copytree(four, tmp_path / "without")
+    (third,) = (four / "checkpoints").glob("*-val-0.35-*")
+    train("four", epochs=3, resume=True, checkpoint=third)
+    assert torch.equal(bundle(four), bundle(two))
+    info = json.loads((four / "training_info.json").read_text())
+    assert info["convergence"]["best_epoch"] == 2 and info["epochs"] == 3
+
+    without = tmp_path / "without"
+    (second,) = (without / "checkpoints").glob("*-val-0.3-*")
+    second.unlink()
+    before = {path.name for path in (without / "checkpoints").iterdir()}
+    with pytest.raises(ValueError, match="epoch 2, the best one up to .* is no longer kept"):
+        train("without", epochs=3, resume=True, checkpoint=without / "checkpoints" / third.name)
+    assert {path.name for path in (without / "checkpoints").iterdir()} == before
 
 
 def test_a_resume_that_is_refused_changes_nothing(run: Path, table: Path, tmp_path: Path) -> None:

@@ -27,11 +27,8 @@ class RunLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = self._file.read().strip() or "a process that did not say its name"
-            self._file.close()
-            raise ValueError(
-                f"run directory {run} is in use by {holder}; wait for it, or name another --run-dir"
-            ) from None
+            with self._file:
+                raise _in_use(run, self._file) from None
         if last := re.match(r"process (\d+) on", self._file.read()):
             for half_written in run.rglob(f".*.{last[1]}.tmp"):  # see write_atomically
                 half_written.unlink()
@@ -43,6 +40,28 @@ class RunLock:
     def release(self) -> None:
         """Let the next one in; the file stays, an empty promise."""
         self._file.close()
+
+
+def check_unused(run: Path) -> None:
+    """Refuse a run directory that another living process works in.
+
+    Raises:
+        ValueError: the message names that process.
+    """
+    if not (run / LOCK).is_file():
+        return
+    with open(run / LOCK, encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(run, file) from None
+
+
+def _in_use(run: Path, lock: IO[str]) -> ValueError:
+    holder = lock.read().strip() or "a process that did not say its name"
+    return ValueError(
+        f"run directory {run} is in use by {holder}; wait for it, or name another --run-dir"
+    )
 
 
 def _leave_to_parent() -> None:

@@ -120,10 +120,13 @@ class TrainState:
                 self.average.update_parameters(self.forecaster)
             self.total += result.total
             self.observed += result.observed
-        # fp16 finds its loss scale by overflowing: only a scale that cannot shrink further is bad.
-        calibrating = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
-        self.bad_steps = 0 if result.applied or calibrating else self.bad_steps + 1
+        self.bad_steps = 0 if result.applied or self._overflowed(result) else self.bad_steps + 1
         self.skipped_steps += not result.applied
+
+    def _overflowed(self, result: StepResult) -> bool:
+        """Tell whether fp16 is looking for its loss scale: the loss was fine, its gradient not."""
+        can_shrink = self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
+        return can_shrink and bool(result.total.isfinite())
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors, numbers, and lists and dicts of them; every rank must ask."""
