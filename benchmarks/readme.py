@@ -120,7 +120,7 @@ def _serve() -> str:
     load, soak, export = (
         json.loads((RESULTS / f"{name}.json").read_text()) for name in ("serve", "soak", "export")
     )
-    machine, every = load["on"], load["load"]["requests"][-1]
+    machine, every, tick = load["on"], load["load"]["requests"][-1], load["load"]["tick"]
     ticks = ", ".join(
         f"{row['servers']:,} servers {row['worst_seconds']:.1f} s "
         f"({row['peak_bytes'] / 1e9:.1f} GB)"
@@ -132,8 +132,10 @@ def _serve() -> str:
         f"**Serving, `python -m benchmarks.serve`**, on {machine['cores']} cores "
         f"({_of(machine)}): {load['rate']} requests/s for {load['load']['seconds']} s, of "
         f"{load['servers']} servers that are forecast meanwhile: median {1e3 * every['p50']:.0f} "
-        f"ms, p99 {1e3 * every['p99']:.0f} ms. A tick from its rows to what readers are told, at "
-        f"worst (peak memory): {ticks}. `python -m benchmarks.soak`: {soak['minutes']:g} minutes "
+        f"ms, p99 {1e3 * every['p99']:.0f} ms; a tick, from its first row to its forecast "
+        f"being read, median {tick['p50']:.2f} s, at worst {tick['worst']:.2f} s. Ticks without "
+        f"requests, at worst (peak memory): {ticks}. `python -m benchmarks.soak` "
+        f"({_of(soak['on'])}): {soak['minutes']:g} minutes "
         f"in fast motion, {soak['ticks']:,} ticks, {soak['requests']:,} requests, "
         f"{len(soak['failed'])} failed; memory {held[len(held) // 3]:,.0f} MB after a third of it, "
         f"{held[-1]:,.0f} MB at its end.\n",

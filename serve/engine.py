@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 ACTIVE_SECONDS = 3_600  # a server heard of within it is waited for
 QUIET_STEPS = 2  # after so many without a tick, what is told is looked at again
 GRACE = 0.1  # of a step: how long the last servers are waited for after a tick's first row
-POLL_SECONDS = 0.25  # of the thread, by the wall clock
+POLL_SECONDS = 0.25  # between two looks at what is due, by the wall clock, where no row comes
+PAUSE_SECONDS = 0.02  # the same where rows come one by one
 
 Thresholds = Callable[[Sequence[str], Sequence[str | None], Sequence[str]], FloatArray]
 """From servers [C], their profiles [C] and metrics [M] to thresholds [C, M], NaN: not watched."""
@@ -285,6 +286,7 @@ class Ticker:
         self._retry_at = -math.inf
         self._made_at = -math.inf  # Unix seconds
         self._asked, self._stopping = threading.Event(), threading.Event()
+        self._heard = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
 
     def start(self) -> None:
@@ -294,12 +296,18 @@ class Ticker:
     def stop(self) -> None:
         """End the thread, after the outlook it may be making."""
         self._stopping.set()
+        self._heard.set()
         self._thread.join()
+
+    def hear(self) -> None:
+        """Look at once whether an outlook is due: rows have come."""
+        self._heard.set()
 
     def remake(self) -> None:
         """Ask for an outlook now, as after a change of model or thresholds."""
         self._retry_at = -math.inf
         self._asked.set()
+        self._heard.set()
 
     def turn(self) -> bool:
         """Make an outlook if one is due, and tell whether one was made."""
@@ -318,8 +326,11 @@ class Ticker:
         return True
 
     def _run(self) -> None:
-        while not self._stopping.wait(POLL_SECONDS):
-            self.turn()
+        while not self._stopping.wait(PAUSE_SECONDS):
+            self._heard.wait(POLL_SECONDS)
+            self._heard.clear()
+            if not self._stopping.is_set():
+                self.turn()
 
     @property
     def _step_seconds(self) -> int:

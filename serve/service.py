@@ -199,6 +199,7 @@ class Service:
             OSError: nothing can be written now.
         """
         receipt = self.state.accept(rows)
+        self._ticker.hear()
         self._look_who_waits()
         self._count(
             ticks_accepted=receipt.accepted,

@@ -25,6 +25,7 @@ def test_a_short_run_measures_answers_and_ticks(tmp_path: Path) -> None:
     assert every["count"] == sum(row["count"] for row in each) == 100
     assert 0 < every["p50"] <= every["p99"] <= every["worst"]
     assert load["feed"]["count"] == load["feed_to_forecast"]["count"] > 0
+    assert load["tick"]["worst"] >= load["feed_to_forecast"]["worst"]
     (tick,) = content["ticks"]
     assert tick["servers"] == 2 and tick["turn_seconds"] > 0
     assert content["goals"] == [], "goals are of larger fleets"
@@ -32,18 +33,22 @@ def test_a_short_run_measures_answers_and_ticks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("p99", "tick", "holds"), [(0.05, 1.0, [True, True]), (0.051, 1.01, [False, False])]
+    ("p99", "loaded", "tick", "holds"),
+    [(0.05, 1.0, 1.0, [True, True, True]), (0.051, 1.01, 1.01, [False, False, False])],
 )
 def test_goals_are_judged_where_they_were_measured(
-    p99: float, tick: float, holds: list[bool]
+    p99: float, loaded: float, tick: float, holds: list[bool]
 ) -> None:
     measured: dict[str, Any] = {
         "servers": 160,
         "rate": 200,
-        "load": {"requests": [{"request": "one", "p99": 9.0}, {"request": "all", "p99": p99}]},
+        "load": {
+            "requests": [{"request": "one", "p99": 9.0}, {"request": "all", "p99": p99}],
+            "tick": {"p50": 0.9, "worst": loaded},
+        },
         "ticks": [{"servers": 160, "worst_seconds": tick}, {"servers": 161, "worst_seconds": 9.0}],
     }
     assert [goal["holds"] for goal in judge(measured)] == holds
     assert len(judge({**measured, "rate": 100})) == 1
     large = judge({**measured, "ticks": [{"servers": 10_000, "worst_seconds": 301.0}]})
-    assert [goal["holds"] for goal in large] == [holds[0], False]
+    assert [goal["holds"] for goal in large] == [*holds[:2], False]
