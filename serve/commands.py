@@ -1,6 +1,7 @@
 """The command that serves a run; nothing heavy is imported before it runs."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 ReadTable = Callable[[Path, Path], "Fleet"]
 """From a run and a table to the table's fleet, read with the run's columns and roles."""
 STATE = "service"  # folder of a run
+SOURCE = "--prometheus-"  # what the options for the Prometheus' credentials begin with
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -32,6 +34,7 @@ def serve_command(read_table: ReadTable) -> click.Command:
     @click.option("--prometheus", "url", help="Ask the Prometheus at this URL for new ticks.")
     @click.option("--queries", type=FILE, help="TOML file of queries; see ingest prometheus.")
     @click.option("--prometheus-token-env", help="Variable that holds the Prometheus' token.")
+    @click.option("--prometheus-basic-auth-env", help="Variable that holds its user:password.")
     @click.option("--listen-only", is_flag=True, help="Ticks come by POST /api/v1/feed.  [default]")
     @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
     @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
@@ -43,9 +46,10 @@ def serve_command(read_table: ReadTable) -> click.Command:
     @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
     def serve(
         run: Path, data: Path | None, url: str | None, queries: Path | None,
-        prometheus_token_env: str | None, listen_only: bool, host: str, port: int,
-        allow_host: tuple[str, ...], token_env: str | None, rules: Path | None,
-        state: Path | None, models: Path | None, device: str,
+        prometheus_token_env: str | None, prometheus_basic_auth_env: str | None,
+        listen_only: bool, host: str, port: int, allow_host: tuple[str, ...],
+        token_env: str | None, rules: Path | None, state: Path | None, models: Path | None,
+        device: str,
     ) -> None:  # fmt: skip
         """Serve forecasts of RUN over HTTP, with a page to look at them.
 
@@ -64,7 +68,7 @@ def serve_command(read_table: ReadTable) -> click.Command:
             if data is not None:
                 _fill(service, read_table(run, data))
             if url is not None:
-                _poll(service, url, queries, prometheus_token_env)
+                _poll(service, url, queries, prometheus_token_env, prometheus_basic_auth_env)
             app = create_app(service, asks_token=token is not None)
             leave_a_core()
             serve_until_stopped(app, listening, host, allow_host, token, say=_say)
@@ -142,12 +146,19 @@ def _fill(service: "Service", fleet: "Fleet") -> None:
     _say(f"{service.state.seed(fleet):,} ticks of the table are new to the state")
 
 
-def _poll(service: "Service", url: str, queries: Path | None, token_env: str | None) -> None:
+def _poll(
+    service: "Service", url: str, queries: Path | None, token_env: str | None,
+    basic_auth_env: str | None,
+) -> None:  # fmt: skip
     from data.prometheus import Fetcher, connect, read_queries
     from serve.poll import from_prometheus
 
-    fetcher = Fetcher(connect(url, token_env, say=_say), read_queries(queries))
-    service.poll(from_prometheus(fetcher, service.schema))
+    stopping = threading.Event()
+    client = connect(
+        url, token_env, basic_auth_env, say=_say, option_prefix=SOURCE, stopping=stopping
+    )
+    fetcher = Fetcher(client, read_queries(queries))
+    service.poll(from_prometheus(fetcher, service.schema), stopping)
 
 
 def _say(line: str) -> None:

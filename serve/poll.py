@@ -16,7 +16,10 @@ OVERLAP = 3  # ticks asked for again, as samples may reach the source late
 AT_ONCE_SECONDS = 6 * 3_600  # of history in one question
 
 Fetch = Callable[[float, float], Sequence[Observation]]
-"""From the times after which and up to which ticks are wanted, Unix seconds, to their rows."""
+"""From the times after which and up to which ticks ended, Unix seconds, to their rows.
+
+It may raise InterruptedError once it is to ask nothing more.
+"""
 
 
 class Poller:
@@ -30,6 +33,7 @@ class Poller:
         clock: Callable[[], float],
         step_seconds: int,
         history_seconds: float,
+        stopping: threading.Event | None = None,
     ) -> None:
         """Bind a source to a state.
 
@@ -40,11 +44,12 @@ class Poller:
             clock: Unix seconds.
             step_seconds: between ticks.
             history_seconds: how far back an empty state is filled.
+            stopping: is set by `stop`, for a source that watches it.
         """
         self.fetch, self.take, self.newest_tick = fetch, take, newest_tick
         self.clock, self.step_seconds, self.history_seconds = clock, step_seconds, history_seconds
         self.error: str | None = None  # of the last question, None where it was answered
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
 
     def start(self) -> None:
@@ -52,7 +57,7 @@ class Poller:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, after the question it may be asking."""
+        """End the thread, after the request it may have sent."""
         self._stopping.set()
         self._thread.join()
 
@@ -61,7 +66,7 @@ class Poller:
         now, newest = self.clock(), self.newest_tick()
         since = now - self.history_seconds
         if newest is not None:
-            since = max(since, (newest - OVERLAP) * float(self.step_seconds))
+            since = max(since, (newest - OVERLAP + 1) * float(self.step_seconds))
         try:
             while since < now and not self._stopping.is_set():
                 until = min(now, since + AT_ONCE_SECONDS)
@@ -69,6 +74,8 @@ class Poller:
                 for each in rejected[:1]:
                     log.warning("%d rows of the source refused: %s", len(rejected), each.reason)
                 since = until
+        except InterruptedError:
+            pass  # by `stop`
         except (OSError, ValueError) as error:
             log.warning("the source was not read, it is asked again: %s", error)
             self.error = f"the source was not read: {error}"

@@ -3,6 +3,7 @@
 The rule is that of `data.reading`: a tick holds the mean of the rows that fell into it. A service
 is sent the same row again whenever an answer is lost, so rows are a set: one that is already held,
 same server, time and values, changes nothing. Hence neither order nor repetition leaves a trace.
+What a source is asked for again, on the other hand, replaces what it had answered.
 
 n rows, M metrics.
 """
@@ -45,8 +46,15 @@ class Merged(NamedTuple):
     crowded: IntArray  # places of given rows left out, as their tick would have too many
 
 
-def merge(held: Rows, given: Rows, step_seconds: int) -> Merged:
-    """Return each different row once, in an order that depends on nothing but the rows."""
+def merge(held: Rows, given: Rows, step_seconds: int, replacing: bool = False) -> Merged:
+    """Return each different row once, in an order that depends on nothing but the rows.
+
+    Args:
+        held: rows.
+        given: rows to add.
+        step_seconds: between ticks.
+        replacing: a row held is left out where another of its server and time is given.
+    """
     if not len(held) and _ascending(given, step_seconds):  # a whole table or tick, as a rule
         return Merged(given, np.arange(len(given)), np.zeros(0, np.int64))
     every = np.concatenate([held, given])
@@ -57,6 +65,11 @@ def merge(held: Rows, given: Rows, step_seconds: int) -> Merged:
     different = np.ones(len(every), bool)
     different[1:] = (words[1:] != words[:-1]).any(axis=1)
     order = order[different]
+    if replacing:
+        times = np.cumsum(_changes(every["server"][order], every["milliseconds"][order])) - 1
+        new = order >= len(held)
+        renewed = np.bincount(times, new) > 0
+        order = order[new | ~renewed[times]]
     slots = _slots(every[order], ticks[order])
     crowded = (np.bincount(slots)[slots] > MOST_A_TICK) & (order >= len(held))
     rows, source = every[order[~crowded]], order[~crowded] - len(held)

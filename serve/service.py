@@ -120,12 +120,25 @@ class Service:
         """Metrics no server has a threshold of but by a rule of its own."""
         return list(self.rules.not_watched(self.schema.target_names))
 
-    def poll(self, fetch: Fetch) -> None:
-        """Ask a source for ticks from `start` on."""
+    def poll(self, fetch: Fetch, stopping: threading.Event | None = None) -> None:
+        """Ask a source for ticks from `start` on.
+
+        Args:
+            fetch: asks it; what it says of a tick replaces what it said before.
+            stopping: is set by `stop`, for a source that watches it.
+        """
         step = self.schema.step_seconds
         history = kept_ticks(self.schema) * step
         state = self.state
-        self.poller = Poller(fetch, self.take, lambda: state.newest_tick, self.clock, step, history)
+        self.poller = Poller(
+            fetch=fetch,
+            take=lambda rows: self.take(rows, replacing=True),
+            newest_tick=lambda: state.newest_tick,
+            clock=self.clock,
+            step_seconds=step,
+            history_seconds=history,
+            stopping=stopping,
+        )
 
     def start(self) -> None:
         """Begin to forecast, and to ask the source if there is one."""
@@ -192,13 +205,17 @@ class Service:
             "rejected": [asdict(each) for each in sorted(rejected)],
         }
 
-    def take(self, rows: Sequence[Observation]) -> Receipt:
+    def take(self, rows: Sequence[Observation], replacing: bool = False) -> Receipt:
         """Take in rows; those accepted are on disk when this returns.
+
+        Args:
+            rows: of any servers and times.
+            replacing: they replace other rows held of the same server and time.
 
         Raises:
             OSError: nothing can be written now.
         """
-        receipt = self.state.accept(rows)
+        receipt = self.state.accept(rows, replacing)
         self._ticker.hear()
         self._look_who_waits()
         self._count(

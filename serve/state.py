@@ -4,15 +4,16 @@
 |---|---|
 | a time off the grid, several rows of one tick, a value out of bounds, infinite or missing | as in a table, see `data.reading.table` |
 | a row that is held already: same server, time and values | counted as a duplicate, changes nothing |
+| other values for a server and time held already, where a source was asked again | replace them |
 | a row of an earlier tick than its server's last | put into its place, forecasts from then on know it |
 | a row older than what is kept: the longest history a forecast reads, and a day | rejected |
 | a row over one step ahead of the clock, with an unknown column, or with no number where one belongs | rejected |
 | a profile or a static value | that of the newest row that names it; of rows of one time the smaller |
 | a server with no row left in what is kept | forgotten |
 
-So the state depends on which different rows were sent, not on their order or how often. What is
-kept is counted from the newest tick of the fleet, not from the clock: a table of last year can be
-served, and is called stale.
+So the state depends on which different rows were sent, not on their order or how often, and on the
+newest answer of a source that is asked. What is kept is counted from the newest tick of the fleet,
+not from the clock: a table of last year can be served, and is called stale.
 """  # noqa: E501
 
 import threading
@@ -148,8 +149,12 @@ class FleetState:
             step_seconds=self.schema.step_seconds,
         )
 
-    def accept(self, rows: Sequence[Observation]) -> Receipt:
+    def accept(self, rows: Sequence[Observation], replacing: bool = False) -> Receipt:
         """Take rows in; when this returns, the accepted ones are on disk and in `fleet`.
+
+        Args:
+            rows: of any servers and times.
+            replacing: they replace other rows held of the same server and time.
 
         Raises:
             OSError: the store cannot be written; no row was taken in.
@@ -168,7 +173,7 @@ class FleetState:
             sound = sound.only(known)
             numbers = np.array([told[name].number for name in sound.servers], np.int64)
             given = make_rows(numbers, sound.milliseconds, sound.cells)
-            taken = self._take(given, told.values())
+            taken = self._take(given, told.values(), replacing)
             crowded = f"over {MOST_A_TICK} different rows of its server in one tick"
             rejected += _refuse(sound.index[taken.crowded], crowded)
         return Receipt(
@@ -222,16 +227,17 @@ class FleetState:
         self._store.write(oldest=self._ring.oldest, gone=gone)
         self._directory.forget(gone)
 
-    def _take(self, given: Rows, told: Collection[Server]) -> _Taken:
+    def _take(self, given: Rows, told: Collection[Server], replacing: bool = False) -> _Taken:
         """Write rows of ticks that are kept, [n], then put them into memory.
 
         Args:
             given: rows, with the numbers of `told`.
             told: servers as they are after the rows.
+            replacing: they replace other rows held of the same server and time.
         """
         step = self.schema.step_seconds
         held = self._store.rows_of(touched_blocks(given, step))
-        rows, source, crowded = merge(held, given, step)
+        rows, source, crowded = merge(held, given, step, replacing)
         fresh = source >= 0
         who, ticks = rows["server"][fresh], to_ticks(rows["milliseconds"][fresh], step)
         servers = self._directory.differing(told, {*who.tolist()})

@@ -311,7 +311,7 @@ def test_a_body_that_is_not_called_json_is_refused(served: Serving) -> None:
 def test_a_disk_that_is_full_accepts_nothing(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(rows: object) -> None:
+    def full(rows: object, replacing: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(serving.service.state, "accept", full)

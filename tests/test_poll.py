@@ -1,38 +1,43 @@
 """A source that is asked: what for, how often again, and what becomes of its failures."""
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from data.prometheus import Fetcher, Queries, Row
+from data.prometheus import Fetcher, Queries, Row, connect
 from serve.observations import Observation
 from serve.poll import AT_ONCE_SECONDS, OVERLAP, Poller, from_prometheus
 from serve.service import Service
 from tests.builders import SCHEMA
+from tests.fake_prometheus import FakePrometheus, Told, every, running, status
 from tests.services import START, STEP, Clock, small_service
 
 NOW = START + 40 * STEP + 60.0
-METRICS = {name: f"avg({name}[$range])" for name in SCHEMA.metric_names}
+QUERIES = Queries({name: f"avg({name}[$range])" for name in SCHEMA.metric_names}, step_seconds=STEP)
 
 
 class Source:
-    """Stands for a Prometheus that has a row of one server for every tick that is over."""
+    """Stands for a fetcher that has a row of each server for every tick that is over."""
 
     def __init__(self, servers: Sequence[str] = ("web-1",)) -> None:
         self.servers = servers
-        self.queries = Queries(METRICS, step_seconds=STEP)
+        self.queries = QUERIES
         self.asked: list[tuple[float, float]] = []
         self.broken: Exception | None = None
+        self.cpu = 20.0
 
     def latest(self, since: float, now: float) -> list[Row]:
         self.asked.append((since, now))
         if self.broken is not None:
             raise self.broken
-        ticks = range(int(since) // STEP + 1, int(now) // STEP)
-        values: dict[str, float | None] = {"cpu_percent": 20.0, "load_average": None}
+        ticks = range(int(since) // STEP, int(now) // STEP)
+        values: dict[str, float | None] = {"cpu_percent": self.cpu, "load_average": None}
         return [Row(name, tick, "database", values) for tick in ticks for name in self.servers]
 
 
@@ -54,7 +59,22 @@ def test_an_empty_state_is_filled_with_all_the_history_that_is_kept(tmp_path: Pa
     assert source.asked[-1][1] == NOW
     history = service.state.fleet(["web-1"])
     assert history.end_tick == START // STEP + 40
-    assert int(history.lengths[0]) == poller.history_seconds // STEP - 1
+    assert int(history.lengths[0]) == poller.history_seconds // STEP
+
+
+@pytest.mark.parametrize("after", [0.0, 60.0, 1_799.5, STEP - 0.5])
+def test_a_filled_series_has_no_gaps(tmp_path: Path, after: float) -> None:
+    """Whatever time of a tick it is: parts end within ticks, which are asked for all the same."""
+    with running(FakePrometheus()) as fake:
+        for name in SCHEMA.metric_names:
+            fake.add(name, every(STEP, 400, START - 300 * STEP), instance="web-1")
+        service, poller, clock = polled(Fetcher(Told(fake).client, QUERIES), tmp_path)
+        clock.now = START + 40 * STEP + after
+        poller.turn()
+    history = service.state.fleet(["web-1"])
+    assert not np.isnan(history.values).any()
+    assert history.end_tick == START // STEP + 40
+    assert len(history.values) == poller.history_seconds // STEP
 
 
 def test_later_only_what_is_new_and_a_little_more_is_asked_for(tmp_path: Path) -> None:
@@ -65,8 +85,21 @@ def test_later_only_what_is_new_and_a_little_more_is_asked_for(tmp_path: Path) -
     clock.now += STEP
     source.asked.clear()
     poller.turn()
-    assert source.asked == [((START // STEP + 39 - OVERLAP) * STEP, clock.now)]
+    assert source.asked == [((START // STEP + 40 - OVERLAP) * STEP, clock.now)]
     assert service.state.fleet(["web-1"]).end_tick == START // STEP + 41
+
+
+def test_a_tick_that_was_corrected_is_replaced(tmp_path: Path) -> None:
+    """A sample came late to the source; its first answer is no longer true."""
+    source = Source()
+    service, poller, clock = polled(source, tmp_path)
+    poller.turn()
+    service.store.close()
+    source.cpu = 50.0
+    service, poller, clock = polled(source, tmp_path)
+    poller.turn()
+    cpu = service.state.fleet(["web-1"]).values[:, 0]
+    assert cpu[-OVERLAP:].tolist() == [50.0] * OVERLAP and set(cpu[:-OVERLAP]) == {20.0}
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no answer"), ValueError("a query is refused")])
@@ -88,6 +121,23 @@ def test_its_thread_ends_when_the_service_does(tmp_path: Path) -> None:
     service.start()
     service.stop()
     assert source.asked, "it asks as soon as it starts"
+
+
+def test_it_ends_soon_when_it_waits_to_ask_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(FakePrometheus()) as fake:
+        fake.faults = [status(503, Retry_After="3600")] * 9
+        waits, stopping = threading.Event(), threading.Event()
+        client = connect(fake.url, say=lambda line: waits.set(), stopping=stopping)
+        service = small_service(tmp_path, Clock(NOW))
+        service.poll(from_prometheus(Fetcher(client, QUERIES), SCHEMA), stopping)
+        service.start()
+        assert waits.wait(30)
+        began = time.monotonic()
+        service.stop()
+    assert time.monotonic() - began < 5, "the making of an outlook included"
+    assert len(fake.queries) == 1 and not caplog.records
 
 
 def test_servers_whose_names_nobody_could_ask_for_are_left_out(
@@ -113,7 +163,9 @@ def test_queries_for_another_model_are_refused() -> None:
 
 
 def test_rows_become_observations() -> None:
-    (first, *_) = from_prometheus(cast(Fetcher, Source()), SCHEMA)(float(START), START + 3.0 * STEP)
+    (first, *_) = from_prometheus(cast(Fetcher, Source()), SCHEMA)(
+        START + 1.0 * STEP, START + 3.0 * STEP
+    )
     assert first == Observation(
         "web-1", (START + STEP) * 1000, "database", {"cpu_percent": 20.0, "load_average": None}
     )

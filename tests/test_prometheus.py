@@ -1,6 +1,8 @@
 """Fetching from a Prometheus that fails, refuses, breaks off, repeats itself or knows nothing."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.fake_prometheus import (
     QUERIES,
     SPEC,
     FakePrometheus,
+    Handler,
     Told,
     every,
     failure,
@@ -91,7 +94,7 @@ class TestTicks:
     def test_the_newest_ticks_for_a_live_service(self, fake: FakePrometheus) -> None:
         two_servers(fake)
         fetcher = Told(fake).fetcher
-        found = fetcher.latest(MIDNIGHT + 98 * 300, MIDNIGHT + 101 * 300 + 1)
+        found = fetcher.latest(MIDNIGHT + 99 * 300, MIDNIGHT + 101 * 300 + 1)
         told = [(row.server, row.tick - FIRST, row.values) for row in found]
         assert told == [
             ("a:9100", 99, {"load": 24.75, "queue": None}),
@@ -99,8 +102,18 @@ class TestTicks:
             ("a:9100", 100, {"load": 25.0, "queue": None}),
         ]
         sent = len(fake.queries)
-        assert fetcher.latest(MIDNIGHT + 100 * 300, MIDNIGHT + 101 * 300 + 1) == []
+        assert fetcher.latest(MIDNIGHT + 101 * 300, MIDNIGHT + 101 * 300 + 1) == []
         assert len(fake.queries) == sent
+
+    @pytest.mark.parametrize("between", [3_000, 3_001, 3_299.5])
+    def test_one_question_goes_on_where_another_ended(
+        self, fake: FakePrometheus, between: float
+    ) -> None:
+        two_servers(fake)
+        fetcher = Told(fake).fetcher
+        parts = [(MIDNIGHT, MIDNIGHT + between), (MIDNIGHT + between, MIDNIGHT + 6_000)]
+        found = [row for since, now in parts for row in fetcher.latest(since, now)]
+        assert found == fetcher.latest(MIDNIGHT, MIDNIGHT + 6_000)
 
 
 class TestFailures:
@@ -137,6 +150,21 @@ class TestFailures:
         with pytest.raises(ConnectionError, match="failed 2 times, last: .*timed out.*load"):
             told.fetcher.block(FIRST, FIRST + 3)
         assert fake.queries[0]["timeout"] == "50ms"
+
+    def test_once_it_is_to_stop_it_neither_waits_nor_asks(self, fake: FakePrometheus) -> None:
+        """A service that ends is not kept by a Prometheus that asks for an hour's patience."""
+        stopping = threading.Event()
+
+        def stop(handler: Handler) -> None:
+            stopping.set()
+            send(handler, 503, "no", Retry_After="3600")
+
+        fake.faults = [stop]
+        client = connect(fake.url, stopping=stopping)
+        began = time.monotonic()
+        with pytest.raises(InterruptedError, match="asked nothing more"):
+            Fetcher(client, QUERIES).block(FIRST, FIRST + 3)
+        assert time.monotonic() - began < 5 and len(fake.queries) == 1
 
     def test_nobody_there(self) -> None:
         client = Client(Endpoint("http://127.0.0.1:9"), sleep=lambda seconds: None)
@@ -269,6 +297,18 @@ class TestCredentials:
         fake.faults = [status(code)]
         with pytest.raises(ValueError, match=f"answers {code}.*--token-env"):
             Told(fake).fetcher.block(FIRST, FIRST + 3)
+
+    def test_options_are_named_as_the_command_names_them(
+        self, fake: FakePrometheus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake.faults = [status(401)]
+        client = connect(fake.url, option_prefix="--its-")
+        with pytest.raises(ValueError, match="--its-token-env, or .* --its-basic-auth-env"):
+            Fetcher(client, QUERIES).block(FIRST, FIRST + 3)
+        with pytest.raises(ValueError, match="--its-token-env and --its-basic-auth-env exclude"):
+            connect(fake.url, "A", "B", option_prefix="--its-")
+        with pytest.raises(ValueError, match="with --its-basic-auth-env"):
+            connect("http://ann:s3cret@host", option_prefix="--its-")
 
     @pytest.mark.parametrize(
         ("url", "options", "expected"),

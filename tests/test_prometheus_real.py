@@ -197,7 +197,7 @@ def test_a_day_of_seconds_comes_in_portions(url: str) -> None:
 
 def test_the_newest_ticks_for_a_live_service(url: str, table: pd.DataFrame) -> None:
     now = MIDNIGHT + 2 * DAY + 20
-    found = Fetcher(connect(url), QUERIES).latest(now - 3620, now)
+    found = Fetcher(connect(url), QUERIES).latest(now - 3320, now)
     hour = table[table.timestamp > pd.Timestamp(now - 3620, unit="s", tz="UTC")]
     hour = hour.sort_values(["timestamp", "server_name"])
     assert len(found) == len(hour) > 40

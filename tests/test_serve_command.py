@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,10 @@ pytest.importorskip("uvicorn", reason="serving needs: pip install 'fleet-tft[ser
 
 from data.fleet import Fleet
 from serve.commands import serve_command
+from serve.poll import Poller
 from serve.run import is_loopback, read_token
-from tests.builders import small_fleet, tiny_forecaster
+from tests.builders import SCHEMA, small_fleet, tiny_forecaster
+from tests.fake_prometheus import FakePrometheus, Handler, running, send, status
 from tests.serving import ServingProcess
 from tft.bundle import save_forecaster
 
@@ -110,6 +114,76 @@ def test_a_table_fills_the_state(
     result = served(run, *options, fleet=small_fleet())
     assert "0 ticks of the table are new to the state" in result.output
     seen[1].state.service.store.close()
+
+
+def poller_of(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, *options: str,
+    **variables: str,
+) -> Poller:  # fmt: skip
+    """Return what would ask a Prometheus once the service had started."""
+    seen: list[Any] = []
+    monkeypatch.setattr("serve.run.serve_until_stopped", lambda app, *_, **__: seen.append(app))
+    lines = [f"{name} = 'avg({name}[$range])'" for name in SCHEMA.metric_names]
+    queries = folder / "queries.toml"
+    queries.write_text("\n".join([f"step_seconds = {SCHEMA.step_seconds}", "[metrics]", *lines]))
+    own = ("--port", "0", "--state", str(folder / "state"), "--queries", str(queries))
+    result = served(run, *own, "--prometheus", url, *options, **variables)
+    assert result.exception is None, result.output
+    poller = seen[0].state.service.poller
+    assert isinstance(poller, Poller)
+    return poller
+
+
+def test_a_prometheus_that_refuses_is_told_with_the_options_there_are(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--token-env` would be the wrong advice: that is the token of the service's own clients."""
+    with running(FakePrometheus()) as fake:
+        fake.faults = [status(401)]
+        poller = poller_of(run, tmp_path, monkeypatch, fake.url)
+        poller.turn()
+    assert poller.error is not None
+    command = serve_command(lambda run, table: small_fleet())
+    named = set(re.findall(r"--[\w-]+", poller.error))
+    assert named == {"--prometheus-token-env", "--prometheus-basic-auth-env"}
+    assert named <= {option for each in command.params for option in each.opts}
+
+
+@pytest.mark.parametrize(
+    ("option", "secret", "header"),
+    [
+        ("--prometheus-token-env", "s3cret", "Bearer s3cret"),
+        ("--prometheus-basic-auth-env", "ann:s3cret", "Basic YW5uOnMzY3JldA=="),
+    ],
+)
+def test_a_prometheus_is_sent_its_credentials(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    option: str, secret: str, header: str,
+) -> None:  # fmt: skip
+    with running(FakePrometheus()) as fake:
+        poller = poller_of(run, tmp_path, monkeypatch, fake.url, option, "PROM", PROM=secret)
+        poller.turn()
+    assert poller.error is None
+    assert {sent["Authorization"] for sent in fake.headers} == {header}
+
+
+def test_a_prometheus_to_be_asked_again_later_does_not_keep_the_service_from_ending(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def busy(handler: Handler) -> None:
+        asked.set()
+        send(handler, 503, "busy", Retry_After="3600")
+
+    with running(FakePrometheus()) as fake:
+        fake.faults = [busy] * 9
+        poller = poller_of(run, tmp_path, monkeypatch, fake.url)
+        poller.start()
+        assert asked.wait(30)
+        began = time.monotonic()
+        poller.stop()
+    assert time.monotonic() - began < 5 and len(fake.queries) == 1
 
 
 @pytest.fixture

@@ -138,6 +138,24 @@ def test_rows_of_one_tick_become_their_mean_and_a_retry_does_not_weigh_twice(
     assert cpu_of(again(fed, tmp_path)) == [25]
 
 
+def test_a_source_asked_again_replaces_what_it_had_answered(tmp_path: Path) -> None:
+    """The first answer lacked a sample; it is wrong, not one of two to be averaged."""
+    fed = state(tmp_path)
+    fed.accept([row(cpu=90, seconds=60)])
+    answer = [row(name, cpu=10) for name in "ab"]
+    fed.accept(answer, replacing=True)
+    before = fed.roster()
+    assert fed.accept(answer, replacing=True).duplicates == 2
+    assert (fed.roster().revision == before.revision).all()
+    receipt = fed.accept([row("a", cpu=40), row("b", cpu=10)], replacing=True)
+    assert (receipt.accepted, receipt.duplicates) == (1, 1)
+    assert fed.roster().revision[0] > before.revision[0], "its forecast must be made again"
+    fed.accept([row("a", cpu=40)])
+    for each in (fed, again(fed, tmp_path)):
+        assert cpu_of(each) == [65], "with what another sender says of another time"
+        assert cpu_of(each, "b") == [10]
+
+
 def test_gaps_stay_gaps_until_a_late_row_fills_them(tmp_path: Path) -> None:
     fed = state(tmp_path)
     fed.accept([row(tick=START), row(tick=START + 3)])

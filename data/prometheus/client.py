@@ -11,7 +11,7 @@ import json
 import os
 import re
 import ssl
-import time
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +71,8 @@ class Endpoint:
     """For one query: the server is told to give up then, and the connection is given up."""
     attempts: int = 6
     """How often a query is asked before giving up."""
+    option_prefix: str = "--"
+    """What a command's options for credentials begin with; messages name them."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked."""
@@ -85,7 +87,8 @@ class Endpoint:
         if parts.username or parts.password:
             raise ValueError(
                 "url holds a user or password, which would be printed and saved; leave them out "
-                "and name an environment variable that holds user:password with --basic-auth-env"
+                "and name an environment variable that holds user:password with "
+                f"{self.option_prefix}basic-auth-env"
             )
         if parts.query or parts.fragment:
             raise ValueError(f"url {self.url!r}: leave out what comes after ? or #")
@@ -95,18 +98,24 @@ class Endpoint:
             raise ValueError(f"attempts {self.attempts} must be at least 1")
 
 
-def authorization(token_env: str | None, basic_auth_env: str | None) -> str | None:
+def authorization(
+    token_env: str | None, basic_auth_env: str | None, option_prefix: str = "--"
+) -> str | None:
     """Return the header for credentials held in an environment variable.
 
     Args:
         token_env: name of the variable that holds a bearer token.
         basic_auth_env: name of the variable that holds user:password.
+        option_prefix: what the options that name them begin with.
 
     Raises:
         ValueError: both are named, or a variable is not set or not of that form.
     """
     if token_env and basic_auth_env:
-        raise ValueError("--token-env and --basic-auth-env exclude each other; name one")
+        raise ValueError(
+            f"{option_prefix}token-env and {option_prefix}basic-auth-env exclude each other; "
+            "name one"
+        )
     name = token_env or basic_auth_env
     if not name:
         return None
@@ -129,6 +138,8 @@ def connect(
     basic_auth_env: str | None = None,
     timeout_seconds: float = 30.0,
     say: Callable[[str], None] = lambda line: None,
+    option_prefix: str = "--",
+    stopping: threading.Event | None = None,
 ) -> "Client":
     """Return a client for what a person says at the command line; nothing is asked yet.
 
@@ -138,12 +149,15 @@ def connect(
         basic_auth_env: name of the one that holds user:password.
         timeout_seconds: for one query.
         say: told of failures and warnings, a line each.
+        option_prefix: what the command's options for credentials begin with.
+        stopping: once it is set, nothing more is asked.
 
     Raises:
         ValueError: one of them cannot be used.
     """
-    header = authorization(token_env, basic_auth_env)
-    return Client(Endpoint(url, header, timeout_seconds), say)
+    header = authorization(token_env, basic_auth_env, option_prefix)
+    endpoint = Endpoint(url, header, timeout_seconds, option_prefix=option_prefix)
+    return Client(endpoint, say, stopping=stopping)
 
 
 class _NoRedirect(urlrequest.HTTPRedirectHandler):
@@ -163,16 +177,20 @@ class Client:
         self,
         endpoint: Endpoint,
         say: Callable[[str], None] = lambda line: None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
+        stopping: threading.Event | None = None,
     ) -> None:
         """Keep what is needed; nothing is asked yet.
 
         Args:
             endpoint: whom to ask.
             say: told, a line each, of failures before a new attempt and of the server's warnings.
-            sleep: waits so many seconds.
+            sleep: waits so many seconds; by default, until `stopping` is set at the longest.
+            stopping: once it is set, nothing more is asked.
         """
-        self.endpoint, self._say, self._sleep = endpoint, say, sleep
+        self.endpoint, self._say = endpoint, say
+        self._stopping = stopping or threading.Event()
+        self._sleep = sleep or self._stopping.wait
         self._opener = urlrequest.build_opener(_NoRedirect)
         self._warned: set[str] = set()
         self.requests = 0
@@ -202,6 +220,7 @@ class Client:
             TooLargeError: the server refuses to answer so much at once.
             ValueError: it refuses the query, or answers something else than series of numbers.
             ConnectionError: no answer after all attempts.
+            InterruptedError: it is to ask nothing more.
         """
         form = {
             "query": promql,
@@ -218,6 +237,8 @@ class Client:
     def _ask(self, path: str, form: Mapping[str, str], promql: str) -> Any:
         """Return the data of an answer, asking again while that may help."""
         for attempt in itertools.count(1):
+            if self._stopping.is_set():
+                raise InterruptedError(f"{self.endpoint.url} is asked nothing more")
             try:
                 self.requests += 1
                 return self._once(path, form, promql)
@@ -269,11 +290,11 @@ class Client:
 
     def _refused(self, error: urlerror.HTTPError, promql: str) -> Exception:
         """Return what to raise for an HTTP status that is an error."""
-        url, code = self.endpoint.url, error.code
+        url, code, prefix = self.endpoint.url, error.code, self.endpoint.option_prefix
         if code in (401, 403):
             return ValueError(
                 f"{url} answers {code}: not allowed; name an environment variable that holds a "
-                "token with --token-env, or user:password with --basic-auth-env"
+                f"token with {prefix}token-env, or user:password with {prefix}basic-auth-env"
             )
         if 300 <= code < 400:
             return ValueError(

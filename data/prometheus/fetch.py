@@ -87,9 +87,10 @@ class Fetcher:
         return cells.block()
 
     def latest(self, since: float, now: float) -> list[Row]:
-        """Fetch the ticks whose time is after `since` and that are over, the oldest first.
+        """Fetch the ticks that ended after `since`, up to `now`, the oldest first.
 
-        A row that came late to the server is found by asking for its tick again.
+        So one question that begins where another ended leaves out no tick. A row that came late to
+        the server is found by asking for its tick again.
 
         Args:
             since: Unix seconds.
@@ -98,7 +99,7 @@ class Fetcher:
         Returns:
             A row for each server and tick with a value.
         """
-        first, end = math.floor(since) // self.queries.step_seconds + 1, self.end_tick(now)
+        first, end = math.floor(since) // self.queries.step_seconds, self.end_tick(now)
         if first >= end:
             return []
         block, names = self.block(first, end), tuple(self.queries.metrics)
