@@ -64,6 +64,11 @@ def current_servers(outlook: Outlook) -> BoolArray:
     return np.asarray(forecast & (age <= STALE_SECONDS))
 
 
+def is_stale(origin: int, step_seconds: int, now: float) -> bool:
+    """Tell whether the data before an origin, the first tick forecast, are stale now."""
+    return now - origin * step_seconds > STALE_SECONDS
+
+
 def gate_peaks(outlook: Outlook, row: IntArray, column: IntArray, rules: AlertRules) -> FloatArray:
     """Return the gate quantile of the peak in the ticks warned of, of some servers' metrics.
 

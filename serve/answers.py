@@ -13,6 +13,7 @@ import numpy as np
 from data.calendar import DAY_SECONDS
 from data.fleet import Fleet, FloatArray
 from report.scores import SCORED_QUANTILES
+from serve.ahead import is_stale
 from serve.alerts import Alert
 from serve.insight import Insight
 from serve.outlook import ModelIdentity, Outlook
@@ -55,11 +56,12 @@ def alert_told(alert: Alert) -> dict[str, Any]:
     }
 
 
-def insight_told(insight: Insight, step_seconds: int) -> dict[str, Any]:
-    """Return what one forecast looked at."""
+def insight_told(insight: Insight, step_seconds: int, now: float) -> dict[str, Any]:
+    """Return what one forecast looked at, and whether its data are stale now."""
     groups = {group: [each._asdict() for each in getattr(insight, group)] for group in LOOKED_AT}
     return {
         "server": insight.server,
+        "stale": is_stale(insight.origin, step_seconds, now),
         "origin": utc(insight.origin * step_seconds),
         **groups,
         "attention_on_history": insight.on_history,
@@ -67,12 +69,13 @@ def insight_told(insight: Insight, step_seconds: int) -> dict[str, Any]:
     }
 
 
-def scenario_told(found: Sequence[WhatIf], schema: FeatureSchema) -> dict[str, Any]:
-    """Return forecasts as they would be, beside what they are."""
+def scenario_told(found: Sequence[WhatIf], schema: FeatureSchema, now: float) -> dict[str, Any]:
+    """Return forecasts as they would be, beside what they are, and whose data are stale now."""
     servers = [
         {
             "name": each.server,
             "reason": each.reason,
+            "stale": is_stale(each.origin, schema.step_seconds, now),
             "origin": utc(each.origin * schema.step_seconds),
             "outside_training_range": list(each.outside_training_range),
             "metrics": []

@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from serve import schemas
-from serve.ahead import STALE_SECONDS
+from serve.ahead import is_stale
 from serve.answers import alert_told
 from serve.exposition import CONTENT_TYPE
 from serve.measured import MEASURED
@@ -267,7 +267,7 @@ def _waiting(server: Waiting, service: Service) -> dict[str, Any]:
         "profile": server.profile,
         "status": "waiting",
         "reason": "its first forecast is being made",
-        "stale": service.clock() - (server.last_tick + 1) * step > STALE_SECONDS,
+        "stale": is_stale(server.last_tick + 1, step, service.clock()),
         "last_tick": utc(server.last_tick * step),
     }
 

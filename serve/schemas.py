@@ -242,6 +242,7 @@ class ExplainAnswer(Head):
     """What one server's forecast looks at now."""
 
     server: Name
+    stale: bool = Field(description="The server's last tick is older than 15 minutes")
     origin: Time
     past: list[Weight]
     future: list[Weight]
@@ -344,6 +345,7 @@ class ServerScenario(Strict):
 
     name: Name
     reason: str | None = Field(description="Why there is no forecast of either kind")
+    stale: bool = Field(description="Its last tick is older than 15 minutes")
     origin: Time = Field(description="First tick forecast")
     outside_training_range: list[str] = Field(
         description="Metrics that leave what the model was trained on"

@@ -251,7 +251,7 @@ class Service:
             insight = explain_server(model.forecaster, fleet, name, self.clock())
         except NoForecastError as error:
             raise ProblemError(409, str(error)) from error
-        return model.identity, insight_told(insight, self.schema.step_seconds)
+        return model.identity, insight_told(insight, self.schema.step_seconds, self.clock())
 
     def scenario(self, asked: ScenarioRequest) -> tuple[ModelIdentity, dict[str, Any]]:
         """Return forecasts as they would be, beside what they are, and by which model.
@@ -273,7 +273,7 @@ class Service:
             )
         except ValueError as error:
             raise ProblemError(422, str(error)) from error
-        return model.identity, scenario_told(found, self.schema)
+        return model.identity, scenario_told(found, self.schema, self.clock())
 
     def model(self) -> dict[str, Any]:
         """Return what forecasts, what was measured of it, and how it has done since."""

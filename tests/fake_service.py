@@ -268,7 +268,8 @@ class World:
                 }
                 metrics.append({"metric": metric, "unchanged": ahead, "scenario": moved})
             outside = [m for m, c in body["metrics"].items() if c["scale"] > 1.5]
-            servers.append({"name": server, "outside_training_range": outside, "metrics": metrics})
+            entry = {"outside_training_range": outside, "metrics": metrics}
+            servers.append({"name": server, "stale": self.age_seconds > 900, **entry})
         return {
             "what_this_is": "How the model responds, not what would happen.",
             "servers": servers,

@@ -193,6 +193,12 @@ def test_one_silent_server_is_stale_beside_others(serving: Serving) -> None:
     assert not content["data"]["stale"]
     stale = {server["name"]: server["stale"] for server in content["servers"]}
     assert stale == {"new": True, "web-1": False, "web-2": True}
+    asked = {"servers": [*stale], "metrics": {"cpu_percent": {"scale": 2}}, "hours": 2}
+    response = serving.client.post(f"{V1}/scenario", asked).json()
+    assert {server["name"]: server["stale"] for server in response["servers"]} == stale
+    assert not response["data"]["stale"]
+    for name in ("web-1", "web-2"):
+        assert serving.get(f"/explain/{name}")["stale"] is stale[name]
 
 
 def test_the_fleet_is_sorted_by_what_comes_first(serving: Serving) -> None:

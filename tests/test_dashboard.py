@@ -311,4 +311,10 @@ def test_what_if_asks_what_was_filled_in_and_draws_the_response(browser: "Browse
         ]
         assert "Outside what it was trained on" in page.locator("main").inner_text()
         assert page.locator("[data-response] canvas").count() == 3 * 4
+        assert page.locator("[data-key=results] .mark").count() == 0
+        world.age_seconds = 1620.0
+        page.get_by_role("button", name="Show").click()
+        page.locator("[data-key=results] h3 .mark").first.wait_for()
+        assert page.locator("[data-key=results] h3 .mark").all_inner_texts() == ["stale"] * 3
+        assert page.locator("[data-key=results] th .mark").count() == 5 * 4
         assert watched.complaints == []

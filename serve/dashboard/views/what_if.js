@@ -120,7 +120,7 @@ function results(content) {
       `Outside what it was trained on, so take it with care: ${outside.map((one) => `${one.name} (${one.outside_training_range.map(labelOf).join(", ")})`).join(", ")}.`),
     h("p", { class: "key" }, h("span", { class: "swatch ahead" }), "changed", h("span", { class: "swatch soft" }), "unchanged"),
     content.servers.slice(0, DRAWN).map((one) => h("div", { "data-key": one.name },
-      h("h3", {}, one.name),
+      h("h3", {}, one.name, stale(one)),
       h("div", { class: "charts small" }, one.metrics.map((each) => h("div", { class: "metric", "data-key": each.metric },
         h("h4", {}, labelOf(each.metric), h("span", { class: "soft" }, unitOf(each.metric))),
         h("p", { class: "under-pointer", "data-keep": true, "aria-hidden": "true" }),
@@ -129,11 +129,13 @@ function results(content) {
     h("div", { class: "scroll" }, h("table", { class: "plain" },
       h("thead", {}, h("tr", {}, ["Server", "Metric", "Likely peak, changed", "Unchanged"].map((name) => h("th", { scope: "col", class: name === "Metric" && "text" }, name)))),
       h("tbody", {}, content.servers.flatMap((one) => one.metrics.map((each) => h("tr", {},
-        h("th", { scope: "row" }, one.name), h("td", { class: "text" }, labelOf(each.metric)),
+        h("th", { scope: "row" }, one.name, stale(one)), h("td", { class: "text" }, labelOf(each.metric)),
         h("td", {}, quantity(Math.max(...each.scenario["0.5"]), each.metric)),
         h("td", {}, quantity(Math.max(...each.unchanged["0.5"]), each.metric)))))))),
     content.servers.length > DRAWN && h("p", { class: "soft" }, `${plural(content.servers.length, "server")}; the first ${DRAWN} are drawn.`));
 }
+
+const stale = (one) => one.stale && h("span", { class: "mark" }, "stale");
 
 export function drawn(root, content) {
   if (!answer) return;
