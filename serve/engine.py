@@ -17,6 +17,7 @@ from data.fleet import Fleet, FloatArray, IntArray
 from data.forecasts import BATCH_SIZE, latest_origins
 from data.windows import WindowStore
 from report.early_warning.crossing import exceedance
+from serve.ahead import STALE_SECONDS
 from serve.models import ModelShelf
 from serve.outlook import ModelIdentity, Outlook, Status
 from tft.forecaster import Forecaster
@@ -247,14 +248,28 @@ def _forecast(
         draft.verdicts[row] = verdict
 
 
+def _expiry(outlook: Outlook) -> float:
+    """Return Unix seconds when a forecast has come to be past, or the data of one to be stale.
+
+    Ticks lie on steps: however many last ones a fleet has, this comes once a step at most.
+    """
+    given = np.array([status is Status.FORECAST for status in outlook.status], bool)
+    begins = outlook.origin[given] * float(outlook.step_seconds)
+    moments = begins + outlook.quantiles.shape[1] * outlook.step_seconds
+    stale = np.nextafter(begins + STALE_SECONDS, math.inf)  # older than that, not as old
+    if outlook.step_seconds < STALE_SECONDS:  # else no alert would outlive the wait for a tick
+        moments = np.append(moments, stale[stale > outlook.made_at])
+    return float(moments.min(initial=math.inf))
+
+
 class Ticker:
     """Makes outlooks, in a thread of its own; readers take the newest and never wait for one.
 
     An outlook is due when a new tick has come from every server heard of within the hour before
     it, or a tenth of a step after the tick's first row; rows that come later are forecast from a
     tenth of a step after the outlook. One is also due at the start, when asked for, when a forecast
-    has come to lie in the past, and, as data that do not come grow stale, two steps after the last.
-    If making one fails, the old one stays, and it is tried again after a tenth of a step.
+    has come to lie in the past or its data to be stale, and two steps after the last. If making one
+    fails, the old one stays, and it is tried again after a tenth of a step.
     """
 
     def __init__(
@@ -280,7 +295,7 @@ class Ticker:
         self.error: str | None = None  # of the last outlook that was due, None where it was made
         self.seconds: float | None = None  # the newest outlook took, by the wall clock
         self._made: int | None = None  # the newest tick when the outlook was made
-        self._expires = math.inf  # Unix seconds when a forecast in it has come to be past
+        self._expires = math.inf  # Unix seconds, see `_expiry`
         self._newest: int | None = None  # the newest tick noticed
         self._since = 0.0  # when it was
         self._retry_at = -math.inf
@@ -366,10 +381,8 @@ class Ticker:
             model.forecaster, model.identity, self.history, self.thresholds, now, self.outlook
         )
         self.seconds = time.perf_counter() - begin
-        given = np.array([status is Status.FORECAST for status in outlook.status], bool)
-        ends = (outlook.origin[given] + outlook.quantiles.shape[1]) * outlook.step_seconds
         self._made, self._made_at = newest, now
-        self._expires = min(ends.tolist(), default=math.inf)
+        self._expires = _expiry(outlook)
         self.outlook, self.error = outlook, None
         for listener in self.listeners:
             try:

@@ -14,7 +14,7 @@ from serve.api import create_app
 from serve.service import Service
 from tests.asgi import HOST, JSON, Client, ask
 from tests.builders import SCHEMA, tiny_forecaster
-from tests.services import START, STEP, Clock, small_service, tick, ticks
+from tests.services import START, STEP, Clock, small_service, tick, ticks, with_steps_of
 from tft.bundle import save_forecaster
 
 V1 = "/api/v1"
@@ -344,6 +344,30 @@ def test_alerts_say_when_and_how_sure_and_outlive_a_restart(serving: Serving) ->
     again.clock.now = serving.clock.now
     again.service.turn()
     assert again.get("/alerts")["alerts"] == [alert]
+
+
+def test_alerts_and_metrics_are_not_of_now_once_the_data_are_stale(tmp_path: Path) -> None:
+    """They are written down with an outlook; one is made for them at that moment."""
+    step, rules = 300, tmp_path / "rules.toml"
+    limits = "nearest_minutes = 5\nfarthest_minutes = 30\npending_ticks = 0\n"
+    rules.write_text(limits + "[ceilings]\ncpu_percent = 50\n")
+    save_forecaster(tiny_forecaster(schema=with_steps_of(step)), tmp_path / "run" / "model")
+    serving = Serving(tmp_path, rules=rules)
+    end = START + 40 * step
+    hot = {"cpu_percent": 95.0, "load_average": 2.0, "temperature": 40.0}
+    serving.clock.now = end + 1
+    serving.feed([tick("hot", n, timestamp=START + n * step, values=hot) for n in range(40)])
+    for now in (end + 1, end + 602, end + 900):  # the second time as two steps have passed
+        serving.clock.now = now
+        serving.service.turn()
+        assert [alert["state"] for alert in serving.get("/alerts")["alerts"]] == ["firing"]
+        assert b"fleet_tft_forecast_peak{" in serving.client.get("/metrics").body
+    serving.clock.now = end + 901
+    serving.service.turn()
+    (alert,) = serving.get("/alerts")["alerts"]
+    assert alert["state"] == "clearing" and alert["first_breach"] is alert["peak"] is None
+    text = serving.client.get("/metrics").body
+    assert b"fleet_tft_forecast_peak{" not in text and b"last_tick_timestamp_seconds{" in text
 
 
 def test_a_scenario_stands_beside_the_unchanged_forecast(served: Serving) -> None:

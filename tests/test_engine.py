@@ -16,11 +16,13 @@ import torch
 from data.fleet import Fleet, FloatArray
 from data.forecasts import latest_origins, write_forecasts
 from report.early_warning.crossing import exceedance
+from serve.ahead import current_servers
 from serve.engine import Ticker, make_outlook
 from serve.models import LoadedModel
 from serve.outlook import ModelIdentity, Outlook, Status
 from tests.builders import SCHEMA, small_fleet, tiny_forecaster
 from tft.forecaster import Forecaster
+from tft.schema import FeatureSchema
 
 H, M, STEP = SCHEMA.prediction_horizon, len(SCHEMA.targets), SCHEMA.step_seconds
 MODEL = ModelIdentity("0123456789ab", 0)
@@ -304,16 +306,19 @@ class Clock:
         return self.now
 
 
-def loaded(seed: int = 0, name: str = "first") -> LoadedModel:
-    return LoadedModel(Path(name), tiny_forecaster(seed, MINUTES), ModelIdentity(name, 0))
+def loaded(seed: int = 0, name: str = "first", schema: FeatureSchema = MINUTES) -> LoadedModel:
+    return LoadedModel(Path(name), tiny_forecaster(seed, schema), ModelIdentity(name, 0))
 
 
 def ticker_of(
-    fleet: Fleet, *listeners: Callable[[Outlook], None], thresholds: Any = unwatched
+    fleet: Fleet,
+    *listeners: Callable[[Outlook], None],
+    thresholds: Any = unwatched,
+    schema: FeatureSchema = MINUTES,
 ) -> Ticker:
     """Return a ticker of a fleet whose first outlook is made, a second after its newest tick."""
     clock = Clock(now_of(fleet) + 1)
-    shelf: Any = SimpleNamespace(current=loaded())
+    shelf: Any = SimpleNamespace(current=loaded(schema=schema))
     ticker = Ticker(KnownHistory(fleet), shelf, thresholds, clock, listeners)
     assert ticker.turn()
     return ticker
@@ -387,6 +392,39 @@ def test_without_ticks_what_is_told_is_looked_at_again() -> None:
     ticker.clock.now += 1
     assert ticker.turn() and not ticker.turn()
     assert ticker.outlook.made_at == ticker.clock.now
+
+
+def test_when_data_become_stale_an_outlook_says_so_at_once() -> None:
+    """Whenever the last outlooks were made: alerts and peaks of stale data are none of now."""
+    fleet = together(MINUTES)
+    ticker, end = ticker_of(fleet), now_of(fleet)
+    for now, made in ((end + 601, True), (end + 900, False), (end + 900.25, True)):
+        assert current_servers(ticker.outlook).all()
+        ticker.clock.now = now
+        assert ticker.turn() is made and not ticker.turn()
+    assert not current_servers(ticker.outlook).any()
+    assert ticker.outlook.status == (Status.FORECAST,) * 3
+
+
+def test_servers_that_stopped_at_many_times_cause_one_outlook_a_step() -> None:
+    """One of a large fleet takes long."""
+    number = 30
+    fleet = small_fleet((60,) * number, schema=MINUTES)
+    ticker = ticker_of(replace(fleet, first_tick=1000 + np.arange(number) % 3))
+    made = [ticker.clock.now]
+    begin = math.ceil(made[0] / 300) * 300
+    for ticker.clock.now in np.arange(begin, begin + 6 * 300, 0.25).tolist():
+        if ticker.turn():
+            made.append(ticker.clock.now)
+    assert len(made) <= 1 + 6 and min(np.diff(made)) >= 299
+
+
+def test_data_of_long_steps_are_not_stale_between_their_ticks() -> None:
+    """An alert that waits for its second tick would be taken back each time."""
+    fleet = together()
+    ticker = ticker_of(fleet, schema=SCHEMA)
+    ticker.clock.now = now_of(fleet) + STEP - 1
+    assert not ticker.turn()
 
 
 def test_a_model_swapped_in_forecasts_when_asked_to() -> None:
