@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serve.live_scores import evaluated_losses
+from serve.live_scores import Evaluated, evaluated_scores
 from serve.measured import measured
 from serve.models import MODEL_DIR, LoadedModel
 from serve.times import utc
@@ -23,8 +23,8 @@ class About(NamedTuple):
     """Summed up; None: the model was never evaluated."""
     alerts: dict[str, Any] | None
     """How alerts did in the evaluation."""
-    losses: dict[str, float]
-    """Weighted quantile loss by metric, as evaluated; empty: unknown."""
+    scores: dict[str, Evaluated]
+    """By metric, as evaluated; empty: unknown."""
 
 
 def about(model: LoadedModel, alarm_at: float) -> About:
@@ -40,8 +40,8 @@ def about(model: LoadedModel, alarm_at: float) -> About:
     evaluation = read_evaluation(model.folder)
     if evaluation is None:
         return About(_facts(model), None, None, {})
-    alerts, losses = measured(evaluation, alarm_at), evaluated_losses(evaluation)
-    return About(_facts(model), summary(evaluation), alerts, losses)
+    alerts, scores = measured(evaluation, alarm_at), evaluated_scores(evaluation)
+    return About(_facts(model), summary(evaluation), alerts, scores)
 
 
 def bundle_of(run: Path) -> Path:

@@ -36,6 +36,7 @@ HELP = {
     "model_info": "1 for the model that forecasts.",
     "model_trained_until_timestamp_seconds": "Time of the first tick after the model's training.",
     "live_coverage_ratio": "Share of what came that lay in the 80 % interval forecast.",
+    "expected_coverage_ratio": "Lowest and highest live coverage expected, by the evaluation.",
     "live_quantile_loss": "Weighted quantile loss of the forecasts whose time came.",
     "live_forecasts": "Forecasts that the live scores are of.",
 }
@@ -99,6 +100,7 @@ def service_text(
     outlook: Outlook | None,
     model: ModelIdentity,
     live: Live,
+    expected: Mapping[str, tuple[float, float]],
     counters: Mapping[str, tuple[str, float]],
 ) -> str:
     """Write what there is to say of the service itself.
@@ -108,6 +110,7 @@ def service_text(
         outlook: the newest one; None before the first.
         model: the one loaded.
         live: scores of past forecasts.
+        expected: by metric, the lowest and the highest coverage that is no drift.
         counters: by names such as `ticks_accepted`, what each counts and how many since the start.
     """
     age = []
@@ -120,6 +123,11 @@ def service_text(
         for metric, windows in live.items()
         for window, score in windows.items()
         if score is not None
+    ]
+    bounds = [
+        (_labels(metric=metric, bound=bound), value)
+        for metric, limits in expected.items()
+        for bound, value in zip(("lowest", "highest"), limits, strict=True)
     ]
     live_text = "".join(
         _family(
@@ -141,6 +149,7 @@ def service_text(
         + _family("model_info", [(_labels(hash=model.hash), 1.0)])
         + _family("model_trained_until_timestamp_seconds", until)
         + live_text
+        + _family("expected_coverage_ratio", bounds)
         + totals
     )
 

@@ -9,8 +9,10 @@ N forecasts, H horizon steps, M target metrics.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +29,7 @@ DAY, WEEK = 24, 168  # hours
 LATE_SECONDS = 1800  # rows later than that after the horizon are not waited for
 MOST_SERVERS = 500  # of a larger fleet, always the same ones by a stable hash
 SCORED_AT_ONCE = 250
-COVERAGE_RANGE = (0.70, 0.90)  # of the 80 % interval
+COVERAGE_MARGIN = 0.10  # to either side of the evaluated coverage
 WORSE = 1.5  # times the evaluated loss
 FEWEST = 20  # forecasts below which nothing is said of drift
 
@@ -39,6 +41,21 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS live_scores (model TEXT, hour INTEGER, windows INTEGER NOT NULL,"
     " sums BLOB NOT NULL, PRIMARY KEY (model, hour))",
 )
+
+
+class Evaluated(NamedTuple):
+    """What `evaluate` measured of a metric; by default what is expected where nothing was."""
+
+    loss: float = math.inf
+    """Weighted quantile loss of the 0.1, 0.5 and 0.9 quantiles."""
+    coverage: float = 0.80
+    """Of the 80 % interval."""
+
+    @property
+    def coverage_range(self) -> tuple[float, float]:
+        """Lowest and highest coverage that is no drift."""
+        low, high = self.coverage - COVERAGE_MARGIN, self.coverage + COVERAGE_MARGIN
+        return max(round(low, 9), 0.0), min(round(high, 9), 1.0)
 
 
 @dataclass(frozen=True)
@@ -96,17 +113,17 @@ class LiveScores:
     """Keeps forecasts, scores them in their time, and sums up; for one thread."""
 
     def __init__(
-        self, store: Store, state: FleetState, evaluated: Mapping[str, float] | None = None
+        self, store: Store, state: FleetState, evaluated: Mapping[str, Evaluated] | None = None
     ) -> None:
         """Go on from what the store holds.
 
         Args:
             store: keeps forecasts and sums.
             state: knows what came.
-            evaluated: weighted quantile loss by metric, see `evaluated_losses`; None, or a metric
-                left out: its loss is compared with nothing.
+            evaluated: scores by metric, see `evaluated_scores`; None, or a metric left out: 80 % of
+                what comes is expected in its interval, and its loss is compared with nothing.
         """
-        self.evaluated = dict(evaluated or {})
+        self.evaluated: Mapping[str, Evaluated] = evaluated or {}
         self.summary = NOTHING_SCORED
         """As of the last update; replaced as a whole, so any thread may read it."""
         self._store, self._state = store, state
@@ -128,7 +145,7 @@ class LiveScores:
         with self._store.transaction() as db:
             db.execute("DELETE FROM live_scores WHERE hour <= ?", (now - WEEK,))
         day, week = (self._scores(outlook, now - hours) for hours in (DAY, WEEK))
-        self.summary = LiveSummary(day, week, drift_lines(day, self.evaluated))
+        self.summary = LiveSummary(day, week, drift_lines(day, week, self.evaluated))
 
     def _keep(self, outlook: Outlook) -> None:
         step, sample = outlook.step_seconds, scored_servers(outlook.servers)
@@ -201,40 +218,66 @@ def scored_servers(names: Iterable[str]) -> dict[str, int]:
     return {name: hashes[name] for name in chosen}
 
 
-def evaluated_losses(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the model's weighted quantile loss by metric, of what `evaluate` wrote as JSON.
+def evaluated_scores(evaluation: Mapping[str, Any]) -> dict[str, Evaluated]:
+    """Return the model's scores by metric, of what `evaluate` wrote as JSON.
 
     Raises:
         ValueError: it holds no scores of a model.
     """
     try:
-        rows = evaluation["forecasters"][0]["rows"]
-        return {row["metric"]: float(row["wql"]) for row in rows if row["wql"] is not None}
+        return {
+            row["metric"]: Evaluated(
+                math.inf if row["wql"] is None else float(row["wql"]),
+                Evaluated().coverage if row["coverage"] is None else float(row["coverage"]),
+            )
+            for row in evaluation["forecasters"][0]["rows"]
+        }
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             "the evaluation holds no scores of a model; run `evaluate` again"
         ) from error
 
 
-def drift_lines(scores: Mapping[str, LiveScore], evaluated: Mapping[str, float]) -> tuple[str, ...]:
-    """Say of each metric whether its forecasts of the last day left what is expected of them."""
-    lines = []
-    low, high = COVERAGE_RANGE
-    for name, score in scores.items():
-        if score.forecasts < FEWEST:
-            continue
-        told = f"of {score.forecasts:,} forecasts of the last day"
-        if not low <= score.coverage <= high:
-            lines.append(
-                f"{name}: the 80 % interval {told} held {score.coverage:.0%} of what came, "
-                f"expected {low:.0%} to {high:.0%}"
-            )
-        if score.quantile_loss > WORSE * evaluated.get(name, np.inf):
-            lines.append(
-                f"{name}: the weighted quantile loss {told} is {score.quantile_loss:.3g}, over "
-                f"{WORSE:g} times the evaluated {evaluated[name]:.3g}"
-            )
+def drift_lines(
+    day: Mapping[str, LiveScore],
+    week: Mapping[str, LiveScore],
+    evaluated: Mapping[str, Evaluated],
+) -> tuple[str, ...]:
+    """Say of each metric whether its forecasts left what is expected of them.
+
+    Those of the last day, or else those of the last week, of which there are more.
+    """
+    lines: list[str] = []
+    for name in {**week, **day}:
+        expected = evaluated.get(name, Evaluated())
+        spans = [
+            (scores[name], f"of {scores[name].forecasts:,} forecasts of the last {span}")
+            for span, scores in (("day", day), ("week", week))
+            if name in scores and scores[name].forecasts >= FEWEST
+        ]
+        for drift in (_coverage_drift, _loss_drift):
+            told = (drift(score, expected, which) for score, which in spans)
+            lines += (f"{name}: {line}" for line in islice(filter(None, told), 1))
     return tuple(lines)
+
+
+def _coverage_drift(score: LiveScore, expected: Evaluated, which: str) -> str | None:
+    low, high = expected.coverage_range
+    if low <= score.coverage <= high:
+        return None
+    return (
+        f"the 80 % interval {which} held {score.coverage:.0%} of what came, expected {low:.0%} to "
+        f"{high:.0%}"
+    )
+
+
+def _loss_drift(score: LiveScore, expected: Evaluated, which: str) -> str | None:
+    if not score.quantile_loss > WORSE * expected.loss:  # NaN is none
+        return None
+    return (
+        f"the weighted quantile loss {which} is {score.quantile_loss:.3g}, over {WORSE:g} times "
+        f"the evaluated {expected.loss:.3g}"
+    )
 
 
 def _no_sums(outlook: Outlook, horizon: int) -> ScoreSums:

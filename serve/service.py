@@ -21,7 +21,7 @@ from serve.engine import Ticker
 from serve.exposition import fleet_text, service_text
 from serve.feed import read_feed
 from serve.insight import NoForecastError, explain_server
-from serve.live_scores import NOTHING_SCORED, LiveScores
+from serve.live_scores import NOTHING_SCORED, Evaluated, LiveScores
 from serve.models import LoadedModel, ModelShelf
 from serve.observations import Observation, Receipt
 from serve.outlook import ModelIdentity, Outlook
@@ -103,7 +103,7 @@ class Service:
         self._about: dict[ModelIdentity, About] = {}
         self.shown = Shown(Rendering(no_outlook(self.schema, self.identity), rules), (), "")
         told = self._about_of(shelf.current)
-        self._scores = LiveScores(store, state, told.losses)
+        self._scores = LiveScores(store, state, told.scores)
         self._slips: set[str] = set()  # names in the rules that nobody bears, once each
         self._waiting: Mapping[str, Waiting] = {}  # who has reported since an outlook
         self._look_who_waits()
@@ -323,8 +323,12 @@ class Service:
         outlook = shown.rendering.outlook if shown.rendering.outlook.made_at else None
         with self._counting:
             counters = {n: (text, float(self._counts[n])) for n, text in COUNTERS.items()}
-        live = self._scores.summary.to_dict(self.schema.target_names)
-        return shown.text + service_text(self.clock(), outlook, self.identity, live, counters)
+        names, evaluated = self.schema.target_names, self._scores.evaluated
+        live = self._scores.summary.to_dict(names)
+        expected = {name: evaluated.get(name, Evaluated()).coverage_range for name in names}
+        return shown.text + service_text(
+            self.clock(), outlook, self.identity, live, expected, counters
+        )
 
     def _show(self, outlook: Outlook) -> None:
         """Take in a new outlook, in the ticker's thread."""
@@ -343,7 +347,7 @@ class Service:
 
     def _score(self, outlook: Outlook) -> None:
         """Put forecasts by, and score those whose time has come; in the ticker's thread."""
-        self._scores.evaluated = self._about_of(self.shelf.current).losses
+        self._scores.evaluated = self._about_of(self.shelf.current).scores
         self._scores.update(outlook)
 
     def _look_who_waits(self) -> None:

@@ -27,6 +27,7 @@ LIVE = {
     },
     "load_average": {"day": None, "week": None},
 }
+EXPECTED = {"cpu_percent": (0.62, 0.82)}
 
 
 def families(text: str) -> dict[str, Metric]:
@@ -83,13 +84,17 @@ def test_a_server_without_a_current_forecast_has_no_forecast_to_scrape() -> None
 def test_a_service_says_how_old_its_forecast_is_and_how_good_it_was() -> None:
     outlook = make_outlook([spike(CALM)] * 2, behind=[2, 3])
     counters = {"ticks_accepted": ("Ticks taken in.", 12_345_678)}
-    found = families(service_text(NOW + 30.0, outlook, MODEL, LIVE, counters))
+    found = families(service_text(NOW + 30.0, outlook, MODEL, LIVE, EXPECTED, counters))
     assert samples(found["forecast_age_seconds"]) == {(): 2 * STEP + 30.0}
     assert samples(found["model_info"]) == {("0123456789ab",): 1.0}
     assert samples(found["model_trained_until_timestamp_seconds"]) == {(): MODEL.trained_until}
     assert samples(found["live_coverage_ratio"]) == {
         ("cpu_percent", "day"): 0.78,
         ("cpu_percent", "week"): 0.81,
+    }
+    assert samples(found["expected_coverage_ratio"]) == {
+        ("lowest", "cpu_percent"): 0.62,
+        ("highest", "cpu_percent"): 0.82,
     }
     assert samples(found["live_forecasts"])["cpu_percent", "week"] == 3360
     (total,) = found["ticks_accepted"].samples
@@ -98,21 +103,21 @@ def test_a_service_says_how_old_its_forecast_is_and_how_good_it_was() -> None:
 
 
 def test_before_the_first_outlook_there_is_no_age() -> None:
-    found = families(service_text(NOW, None, MODEL, {}, {}))
+    found = families(service_text(NOW, None, MODEL, {}, {}, {}))
     assert set(found) == {"model_info", "model_trained_until_timestamp_seconds"}
     cold = make_outlook([spike(CALM)], status=[Status.COLD_START])
-    assert "forecast_age_seconds" not in families(service_text(NOW, cold, MODEL, {}, {}))
+    assert "forecast_age_seconds" not in families(service_text(NOW, cold, MODEL, {}, {}, {}))
 
 
 def test_no_sample_is_a_nan_or_infinite() -> None:
     live = {"cpu_percent": {"day": {"coverage": math.nan, "quantile_loss": 1.0, "forecasts": 0}}}
-    found = families(service_text(NOW, None, MODEL, live, {}))
+    found = families(service_text(NOW, None, MODEL, live, {}, {}))
     assert "live_coverage_ratio" not in found and "live_quantile_loss" in found
 
 
 def test_a_loss_of_nothing_but_zeros_is_no_sample() -> None:
     summary = LiveSummary({"cpu_percent": LiveScore(0.5, math.nan, 3)}, {}, ())
-    found = families(service_text(NOW, None, MODEL, summary.to_dict(["cpu_percent"]), {}))
+    found = families(service_text(NOW, None, MODEL, summary.to_dict(["cpu_percent"]), {}, {}))
     assert "live_quantile_loss" not in found and "live_coverage_ratio" in found
 
 
@@ -129,7 +134,7 @@ def test_any_name_comes_back_as_it_was(names: list[str]) -> None:
 def known_names() -> Iterable[str]:
     outlook = make_outlook([spike(90.5)])
     yield from fleet(outlook)
-    yield from families(service_text(NOW, outlook, MODEL, LIVE, {}))
+    yield from families(service_text(NOW, outlook, MODEL, LIVE, EXPECTED, {}))
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_there() -> None:

@@ -10,7 +10,14 @@ import pytest
 
 import serve.live_scores
 from report.scores import SCORED_QUANTILES, ScoreSums
-from serve.live_scores import LiveScore, LiveScores, drift_lines, evaluated_losses, scored_servers
+from serve.live_scores import (
+    Evaluated,
+    LiveScore,
+    LiveScores,
+    drift_lines,
+    evaluated_scores,
+    scored_servers,
+)
 from serve.outlook import ModelIdentity, Outlook, Status
 from serve.state import FleetState
 from tests.feeds import KEPT, SMALL, START, STEP, again, row, state
@@ -243,7 +250,7 @@ def test_a_model_without_the_scored_quantiles_is_told(tmp_path: Path) -> None:
 
 def test_drift_is_told_where_coverage_or_loss_leave_their_range(tmp_path: Path) -> None:
     fed = state(tmp_path)
-    live = LiveScores(fed._store, fed, {"cpu_percent": 0.01})
+    live = LiveScores(fed._store, fed, {"cpu_percent": Evaluated(0.01, 0.85)})
     servers = tuple(f"server{i}" for i in range(25))
     live.update(outlook(servers=servers))
     for server in servers:
@@ -251,7 +258,7 @@ def test_drift_is_told_where_coverage_or_loss_leave_their_range(tmp_path: Path) 
     live.update(silent(START + WAIT))
     assert live.summary.drift == (
         "cpu_percent: the 80 % interval of 25 forecasts of the last day held 0% of what came, "
-        "expected 70% to 90%",
+        "expected 75% to 95%",
         "cpu_percent: the weighted quantile loss of 25 forecasts of the last day is 0.21, over "
         "1.5 times the evaluated 0.01",
         "load_average: the 80 % interval of 25 forecasts of the last day held 0% of what came, "
@@ -272,16 +279,54 @@ def test_drift_is_told_where_coverage_or_loss_leave_their_range(tmp_path: Path) 
     ],
 )
 def test_where_drift_begins(score: LiveScore, lines: int) -> None:
-    assert len(drift_lines({"cpu": score}, {"cpu": 0.1})) == lines
-    assert len(drift_lines({"cpu": score}, {})) <= lines
+    for span in ({"day": {"cpu": score}, "week": {}}, {"day": {}, "week": {"cpu": score}}):
+        assert len(drift_lines(**span, evaluated={"cpu": Evaluated(loss=0.1)})) == lines
+        assert len(drift_lines(**span, evaluated={})) <= lines
 
 
-def test_losses_are_read_from_an_evaluation() -> None:
-    rows = [{"metric": "cpu", "wql": 0.12}, {"metric": "idle", "wql": None}]
-    assert evaluated_losses({"forecasters": [{"rows": rows}, {}]}) == {"cpu": 0.12}
+@pytest.mark.parametrize(
+    ("evaluated", "inside", "outside"),
+    [
+        (0.62, (0.52, 0.62, 0.72), (0.51, 0.73, 0.8)),
+        (0.95, (0.85, 1.0), (0.84, 0.8)),
+        (0.8, (0.7, 0.9), (0.69, 0.91)),
+    ],
+)
+def test_coverage_is_compared_with_the_evaluated_one(
+    evaluated: float, inside: tuple[float, ...], outside: tuple[float, ...]
+) -> None:
+    for coverage in (*inside, *outside):
+        scores = {"cpu": LiveScore(coverage, 0.1, 20)}
+        lines = drift_lines(scores, scores, {"cpu": Evaluated(coverage=evaluated)})
+        assert len(lines) == (coverage in outside), coverage
+
+
+def test_a_week_tells_of_drift_where_the_day_does_not() -> None:
+    """A line of each score is enough."""
+    good, bad, worse = LiveScore(0.8, 0.1, 30), LiveScore(0.6, 0.1, 200), LiveScore(0.5, 0.2, 30)
+    evaluated = {"cpu": Evaluated(loss=0.1)}
+    (line,) = drift_lines({"cpu": good}, {"cpu": bad}, evaluated)
+    assert line.startswith("cpu: the 80 % interval of 200 forecasts of the last week held 60%")
+    (few,) = drift_lines({"cpu": replace(worse, forecasts=19)}, {"cpu": bad}, evaluated)
+    assert few == line
+    both = drift_lines({"cpu": worse}, {"cpu": bad}, evaluated)
+    assert len(both) == 2 and all("30 forecasts of the last day" in each for each in both)
+
+
+def test_scores_are_read_from_an_evaluation() -> None:
+    rows = [
+        {"metric": "cpu", "wql": 0.12, "coverage": 0.77},
+        {"metric": "idle", "wql": None, "coverage": 0.9},
+        {"metric": "unseen", "wql": None, "coverage": None},
+    ]
+    assert evaluated_scores({"forecasters": [{"rows": rows}, {}]}) == {
+        "cpu": Evaluated(0.12, 0.77),
+        "idle": Evaluated(math.inf, 0.9),
+        "unseen": Evaluated(math.inf, 0.8),
+    }
     for other in ({}, {"forecasters": []}, {"forecasters": [{"rows": [{"metric": "cpu"}]}]}):
         with pytest.raises(ValueError, match="no scores of a model; run `evaluate` again"):
-            evaluated_losses(other)
+            evaluated_scores(other)
 
 
 def test_scored_quantiles_are_the_median_and_the_interval() -> None:

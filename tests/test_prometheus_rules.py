@@ -33,7 +33,7 @@ def exposed() -> str:
     alerts = AlertBook(AlertRules()).update(outlook)
     counters = {"ticks_accepted": ("Ticks taken in.", 5)}
     return fleet_text(outlook, AlertRules(), alerts) + service_text(
-        float(ORIGIN * STEP), outlook, MODEL, LIVE, counters
+        float(ORIGIN * STEP), outlook, MODEL, LIVE, {"cpu_percent": (0.7, 0.9)}, counters
     )
 
 
@@ -60,8 +60,9 @@ def test_the_rules_are_valid_and_pass_their_tests() -> None:
         ("> 900", "> 1800"),
         ("or (up", "and (up"),
         ("for: 10m", "for: 30m"),
-        ("< 0.7", "< 0.6"),
-        ("> 0.9", "> 0.99"),
+        ('{bound="lowest"}', '{bound="highest"}'),
+        ('{bound="highest"}', '{bound="lowest"}'),
+        ("fleet_tft_live_coverage_ratio", 'fleet_tft_live_coverage_ratio{window="day"}'),
         (">= 50", ">= 40"),
         (">= 50", "> 50"),
         ("for: 1h", "for: 3h"),
