@@ -71,7 +71,10 @@ def choose_origins(
             f"{schema.context_length} ticks"
         )
     for name in filter(shard.has, cold_starts(fleet, origins, schema)):
-        say(f"{name}: cold start, under {schema.min_context_length} ticks of history")
+        say(
+            f"{name}: cold start, under {schema.min_context_length} ticks of history, or a target "
+            f"seen in under {fewest_seen(schema)} of its last {schema.context_length}"
+        )
     mine = np.array([shard.has(name) for name in fleet.servers])[origins.server]
     return Origins(origins.server[mine], origins.origin[mine])
 
@@ -79,7 +82,7 @@ def choose_origins(
 def latest_origins(fleet: Fleet, schema: FeatureSchema) -> Origins:
     """Return, for every server with a seen target, the tick after its last row."""
     everyone = Origins(np.arange(len(fleet.servers)), fleet.first_tick + fleet.lengths)
-    known = np.flatnonzero(_has_history(fleet, everyone, schema))
+    known = np.flatnonzero(seen_ticks(fleet, everyone, schema))
     return Origins(known, everyone.origin[known])
 
 
@@ -125,16 +128,37 @@ def read_origins(
     origin = to_ticks(times.milliseconds, schema.step_seconds)
     found = Origins(server.to_numpy(np.int64), origin)
     need = f"a time with a target seen in the {schema.context_length} ticks before it"
-    _refuse(path, table, ~_has_history(fleet, found, schema), "origin", need)
+    _refuse(path, table, seen_ticks(fleet, found, schema) == 0, "origin", need)
     once = ~pd.DataFrame(found._asdict()).duplicated().to_numpy()
     return Origins(found.server[once], found.origin[once])
 
 
 def cold_starts(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> list[str]:
-    """Name the servers forecast from less history than any training window had."""
+    """Name the servers forecast from less history than any training window had, or from gaps."""
     history = origins.origin - fleet.first_tick[origins.server]
-    short = np.unique(origins.server[history < schema.min_context_length])
-    return [fleet.servers[number] for number in short]
+    short = history < schema.min_context_length
+    short |= seen_ticks(fleet, origins, schema) < fewest_seen(schema)
+    return [fleet.servers[number] for number in np.unique(origins.server[short])]
+
+
+def fewest_seen(schema: FeatureSchema) -> int:
+    """Return in how many ticks of a context a target must be seen, or it is a cold start.
+
+    As many as the shortest history trained on has, but no more than half: gaps are nothing new.
+    """
+    return min(schema.min_context_length, schema.context_length // 2)
+
+
+def seen_ticks(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> IntArray:
+    """Count for each window the ticks of its context in which a target was seen, [n]."""
+    seen = (~np.isnan(fleet.values[:, : len(schema.targets)])).any(1)
+    total = np.concatenate([[0], np.cumsum(seen)])
+    row = origins.origin - fleet.first_tick[origins.server]
+    begin, length = fleet.offsets[origins.server], fleet.lengths[origins.server]
+    stop = begin + row.clip(0, length)
+    start = begin + (row - schema.context_length).clip(0, length)
+    count: IntArray = total[stop] - total[start]
+    return count
 
 
 def write_forecasts(
@@ -301,18 +325,6 @@ def _column_of(level: float, schema: FeatureSchema) -> int:
             return column
     known_levels = ", ".join(f"{known:g}" for known in schema.quantiles)
     raise ValueError(f"quantile {level:g} was not trained; the model has {known_levels}")
-
-
-def _has_history(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> np.ndarray:
-    """Tell for each window whether a target was seen in its context, [n]."""
-    seen = (~np.isnan(fleet.values[:, : len(schema.targets)])).any(1)
-    total = np.concatenate([[0], np.cumsum(seen)])
-    row = origins.origin - fleet.first_tick[origins.server]
-    begin, length = fleet.offsets[origins.server], fleet.lengths[origins.server]
-    stop = begin + row.clip(0, length)
-    start = begin + (row - schema.context_length).clip(0, length)
-    has: np.ndarray = total[stop] > total[start]
-    return has
 
 
 def _read_lines(path: str | Path) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from data.fleet import Fleet, FloatArray, IntArray
-from data.forecasts import BATCH_SIZE, latest_origins
+from data.forecasts import BATCH_SIZE, Origins, fewest_seen, seen_ticks
 from data.windows import WindowStore
 from report.early_warning.crossing import exceedance
 from serve.ahead import STALE_SECONDS
@@ -158,16 +158,21 @@ def origins(fleet: Fleet) -> IntArray:
 
 def judge(fleet: Fleet, schema: FeatureSchema, now: float) -> list[Verdict]:
     """Tell of each server whether its latest window may be forecast: FORECAST where it may."""
-    seen = set(latest_origins(fleet, schema).server.tolist())
+    latest = Origins(np.arange(len(fleet.servers)), origins(fleet))
+    counts, fewest = seen_ticks(fleet, latest, schema).tolist(), fewest_seen(schema)
     verdicts = []
-    for server, origin in enumerate(origins(fleet).tolist()):
+    for server, (origin, seen) in enumerate(zip(latest.origin.tolist(), counts, strict=True)):
         ticks, need = int(fleet.lengths[server]), schema.min_context_length
         if ticks < need:
             reason = f"cold start: {ticks} ticks since its first, a forecast needs {need}"
             verdicts.append(Verdict(Status.COLD_START, reason))
-        elif server not in seen:
+        elif not seen:
             reason = f"no target metric seen in its last {schema.context_length} ticks"
             verdicts.append(Verdict(Status.REFUSED, reason))
+        elif seen < fewest:
+            which = f"a target metric seen in {seen} of its last {schema.context_length} ticks"
+            reason = f"cold start: {which}, a forecast needs {fewest}"
+            verdicts.append(Verdict(Status.COLD_START, reason))
         else:
             verdicts.append(_judge_age(origin, schema, now))
     return verdicts

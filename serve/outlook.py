@@ -14,7 +14,7 @@ class Status(StrEnum):
 
     FORECAST = "forecast"
     COLD_START = "cold_start"
-    """Less history than any training window had: no number is given."""
+    """Less history than any training window had, or mostly gaps: no number is given."""
     REFUSED = "refused"
     """Nothing to forecast from, or a forecast that is not finite; the reason says which."""
 

@@ -17,7 +17,7 @@ from data.fleet import Fleet, FloatArray
 from data.forecasts import latest_origins, write_forecasts
 from report.early_warning.crossing import exceedance
 from serve.ahead import current_servers
-from serve.engine import Ticker, make_outlook
+from serve.engine import Ticker, judge, make_outlook
 from serve.models import LoadedModel
 from serve.outlook import ModelIdentity, Outlook, Status
 from tests.builders import SCHEMA, small_fleet, tiny_forecaster
@@ -201,14 +201,31 @@ def test_readers_cannot_change_what_they_share() -> None:
 
 
 def test_a_cold_start_gets_its_reason_and_no_number() -> None:
-    """The first tick with enough history is the first with a forecast."""
+    """The first tick with enough history is the first with a forecast, gaps not counted."""
     need = SCHEMA.min_context_length
-    fleet = small_fleet((need - 1, need, 50))
-    outlook = outlook_of(KnownHistory(fleet), now=0.0, thresholds=lambda *_: np.zeros((3, M)))
-    assert outlook.status == (Status.COLD_START, Status.FORECAST, Status.FORECAST)
+    fleet = small_fleet((need - 1, need, 50, 50))
+    fleet.series(3)[-SCHEMA.context_length : -need + 1, :M] = np.nan  # before, all was seen
+    outlook = outlook_of(KnownHistory(fleet), now=0.0, thresholds=lambda *_: np.zeros((4, M)))
+    cold, warm = Status.COLD_START, Status.FORECAST
+    assert outlook.status == (cold, warm, warm, cold)
     assert outlook.reasons[0] == "cold start: 3 ticks since its first, a forecast needs 4"
-    assert np.isnan(outlook.quantiles[0]).all() and np.isnan(outlook.chance[0]).all()
-    assert np.isfinite(outlook.quantiles[1:]).all() and np.isfinite(outlook.chance[1:]).all()
+    gaps = "cold start: a target metric seen in 3 of its last 30 ticks, a forecast needs 4"
+    assert outlook.reasons[3] == gaps
+    for server in (0, 3):
+        assert np.isnan(outlook.quantiles[server]).all() and np.isnan(outlook.chance[server]).all()
+    assert np.isfinite(outlook.quantiles[1:3]).all() and np.isfinite(outlook.chance[1:3]).all()
+
+
+def test_a_server_with_many_gaps_is_no_cold_start() -> None:
+    """Half of the ticks are enough, wherever they lie, also for who was trained on whole days."""
+    for need in (72, 288):
+        schema = replace(SCHEMA, step_seconds=300, context_length=288, min_context_length=need)
+        fleet = small_fleet((288, 40 * 12), schema=schema)
+        fleet.series(0)[np.random.default_rng(0).permutation(288)[:144]] = np.nan
+        fleet.series(1)[1:-1] = np.nan  # a value 40 hours ago and one now
+        many, one = judge(fleet, schema, 0.0)
+        assert many.status is Status.FORECAST
+        assert one.status is Status.COLD_START and "in 1 of its last 288 ticks" in str(one.reason)
 
 
 def test_a_server_of_which_no_target_was_seen_is_refused() -> None:

@@ -176,6 +176,9 @@ def test_servers_that_ended_over_a_horizon_ago_are_named() -> None:
 def test_short_histories_are_called_cold_starts() -> None:
     fleet = small_fleet((60, 3, 50))
     assert cold_starts(fleet, latest_origins(fleet, SCHEMA), SCHEMA) == ["server1"]
+    fleet.series(2)[1:-1, :2] = np.nan  # a long one, of which next to nothing was seen
+    fleet.series(0)[::2] = np.nan
+    assert cold_starts(fleet, latest_origins(fleet, SCHEMA), SCHEMA) == ["server1", "server2"]
 
 
 def test_a_failure_leaves_the_old_file_alone(

@@ -1,5 +1,6 @@
 """What one server's forecast looked at is told by name and by time."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,10 @@ def test_weights_are_those_of_the_servers_current_window() -> None:
 
 def test_attention_is_told_by_minutes_before_the_forecast_step() -> None:
     """A single tick that can be looked at gets it all, from every step of the horizon."""
-    fleet, ago = small_fleet(), 4
+    fleet, ago, one_is_enough = small_fleet(), 4, replace(SCHEMA, min_context_length=1)
     series = fleet.series(1)
     series[-T:][np.arange(T) != T - ago] = np.nan
-    read = insight_of(fleet)
+    read = insight_of(fleet, forecaster=tiny_forecaster(schema=one_is_enough))
     minutes = [STEP / 60 * (ago + step) for step in range(H)]
     assert [look.lag_minutes for look in read.attention] == minutes
     assert [look.weight for look in read.attention] == pytest.approx([1.0] * H)
