@@ -164,7 +164,7 @@ def server_name(number: int) -> str:
 def seed_state(run: Path, fleet: Fleet) -> None:
     """Fill the state of a run's service."""
     service = open_service(run, run / STATE)
-    service.state.seed(fleet)
+    service.seed(fleet)
     service.store.close()
 
 

@@ -143,7 +143,7 @@ def _fill(service: "Service", fleet: "Fleet") -> None:
     odd = [name for name in fleet.servers if not is_name(name)]
     if odd:
         raise ValueError(f"server {odd[0]!r} cannot be served by its name: {EXPECTED_NAME}")
-    _say(f"{service.state.seed(fleet):,} ticks of the table are new to the state")
+    _say(f"{service.seed(fleet):,} ticks of the table are new to the state")
 
 
 def _poll(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from data.fleet import Fleet
 from report.scores import SCORED_QUANTILES
 from serve.about import About, about
 from serve.ahead import STALE_SECONDS
@@ -181,6 +182,17 @@ class Service:
                 "stale": age is None or age > STALE_SECONDS,
             },
         }
+
+    def seed(self, fleet: Fleet) -> int:
+        """Take in a table's history; returns how many ticks of it are new.
+
+        Raises:
+            ValueError: see `FleetState.seed`.
+            OSError: see there.
+        """
+        taken = self.state.seed(fleet)
+        self._look_who_waits()
+        return taken
 
     def accept(self, body: bytes) -> dict[str, Any]:
         """Take in the rows of a feed; those accepted are on disk when this returns.

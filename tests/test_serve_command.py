@@ -21,6 +21,7 @@ from data.fleet import Fleet
 from serve.commands import serve_command
 from serve.poll import Poller
 from serve.run import is_loopback, read_token
+from tests.asgi import Client
 from tests.builders import SCHEMA, small_fleet, tiny_forecaster
 from tests.fake_prometheus import FakePrometheus, Handler, running, send, status
 from tests.serving import ServingProcess
@@ -107,7 +108,12 @@ def test_a_table_fills_the_state(
     result = served(run, *options, fleet=small_fleet())
     assert result.exception is None, result.output
     assert "190 ticks of the table are new to the state" in result.output
-    service = seen[0].state.service
+    service, client = seen[0].state.service, Client(seen[0])
+    servers = client.get("/api/v1/fleet").json()["servers"]  # the first outlook may take long
+    assert [(each["name"], each["status"]) for each in servers] == [
+        (f"server{number}", "waiting") for number in range(3)
+    ]
+    assert client.get("/api/v1/servers/server1").status == 200
     service.turn()
     assert service.shown.rendering.outlook.servers == ("server0", "server1", "server2")
     service.store.close()
