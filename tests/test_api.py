@@ -14,7 +14,9 @@ from serve.api import create_app
 from serve.service import Service
 from tests.asgi import HOST, JSON, Client, ask
 from tests.builders import SCHEMA, tiny_forecaster
+from tests.reports import NAIVES, make_report
 from tests.services import START, STEP, Clock, small_service, tick, ticks, with_steps_of
+from tests.test_measured import evaluation
 from tft.bundle import save_forecaster
 
 V1 = "/api/v1"
@@ -443,6 +445,49 @@ def test_a_model_whose_evaluation_is_damaged_leaves_both_others_alone(tmp_path: 
     assert answer.status == 409 and "evaluation.json" in answer.detail
     content = serving.get("/model")
     assert content["current"]["name"] == "better" and content["previous"]["name"] == "run"
+
+
+def test_what_an_evaluation_measured_is_told_figure_by_figure(tmp_path: Path) -> None:
+    """Of the model, not of what it was compared with, and of alerts at the rules' probability."""
+    names = SCHEMA.target_names
+    measured = json.loads(json.dumps(make_report((0.2, 0.3), names).to_dict() | evaluation()))
+    measured["forecasters"][0]["rows"][1]["coverage"] = 0.62
+    measured["early_warning"]["forecasters"][0]["rows"][1]["points"][2]["caught"] = 7  # at 0.5
+    save_forecaster(tiny_forecaster(), tmp_path / "run" / "model")
+    (tmp_path / "run" / "evaluation").mkdir()
+    (tmp_path / "run" / "evaluation" / "evaluation.json").write_text(json.dumps(measured))
+    serving = Serving(tmp_path)
+    answers = {}
+    for path in ("alerts", "model"):
+        answer = serving.client.get(f"{V1}/{path}")
+        ANSWERS[f"{V1}/{path}"].model_validate_json(answer.body, strict=True)
+        answers[path] = answer.json()
+
+    alerts = {
+        "alarm_at": 0.5, "breaches": 10, "precision": 0.5, "median_lead_seconds": 7200.0,
+        "false_per_server_week": 1.0,
+    }  # fmt: skip
+    assert answers["alerts"]["measured"] == {
+        "cpu_percent": alerts | {"recall": 0.4, "threshold": 90.0},
+        "load_average": alerts | {"recall": 0.7, "threshold": None},
+    }
+    assert answers["alerts"]["not_watched"] == ["load_average"]
+    assert answers["model"]["rules"]["ceilings"] == {"cpu_percent": 90.0}
+
+    told = answers["model"]["measured"]
+    assert (told["data"], told["windows"], told["servers_known"]) == ("fleet.parquet", 1000, 12)
+    scores = {name: told["metrics"][name] for name in names}
+    assert {n: (each["wql"], each["coverage"], each["mae"]) for n, each in scores.items()} == {
+        "cpu_percent": (0.2, 0.8125, 2.5),
+        "load_average": (0.3, 0.62, 2.5),
+    }
+    for place, name in enumerate(names):
+        naive = {each: NAIVES[each][place] for each in NAIVES}
+        assert scores[name]["naive_wql"] == naive
+    text = serving.client.get("/metrics").body.decode()
+    for bound, value in (("lowest", 0.52), ("highest", 0.72)):
+        labels = f'metric="load_average",bound="{bound}"'
+        assert f"fleet_tft_expected_coverage_ratio{{{labels}}} {value}\n" in text
 
 
 def test_what_was_measured_since_is_read_by_a_reload(serving: Serving) -> None:
