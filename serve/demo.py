@@ -72,7 +72,12 @@ class Feeder(threading.Thread):
     """Posts what the fleet reports: days of history at once, then every tick in its time."""
 
     def __init__(
-        self, fleet: LiveFleet, clock: FastClock, address: str, say: Callable[[str], None]
+        self,
+        fleet: LiveFleet,
+        clock: FastClock,
+        address: str,
+        say: Callable[[str], None],
+        show: Callable[[str], Any] | None = None,
     ) -> None:
         """Bind what is fed to whom.
 
@@ -81,9 +86,11 @@ class Feeder(threading.Thread):
             clock: the service's, standing at the end of the history.
             address: of the service.
             say: told how far it is.
+            show: called with the address when there is something to see.
         """
         super().__init__(name="feeder", daemon=True)
         self.fleet, self.clock, self.address, self.say = fleet, clock, address, say
+        self.show = show
         self.error: Exception | None = None
         self._stopping = threading.Event()
 
@@ -113,6 +120,8 @@ class Feeder(threading.Thread):
                 rows = []
         self._post(rows)
         self.say(f"the simulated fleet is running; open {self.address}")
+        if self.show is not None:
+            self.show(self.address)
 
     def _tick(self) -> None:
         """Post the next tick when its step has passed; time waits for a service that is late."""
@@ -154,6 +163,7 @@ def run_demo(
     say: Callable[[str], None],
     rules: Path | None = None,
     spec: FleetSpec | None = None,
+    show: Callable[[str], Any] | None = None,
 ) -> None:
     """Serve the simulated fleet until stopped.
 
@@ -164,6 +174,7 @@ def run_demo(
         say: told what is going on, a line at a time.
         rules: file of alert rules.
         spec: the fleet; it starts to be served where its `hours` end. None: the built-in one.
+        show: called with the page's address when there is something to see.
 
     Raises:
         ValueError: the model is of another kind of fleet, or the port cannot be had.
@@ -181,7 +192,7 @@ def run_demo(
         while fleet.time < begin:
             fleet.step()  # nobody is told what no forecast would look at
         address = f"http://{HOST}:{listening.getsockname()[1]}"
-        feeder = Feeder(fleet, clock, address, say)
+        feeder = Feeder(fleet, clock, address, say, show)
         app = create_app(service, routers=[demo_router(fleet, tick_seconds)])
         feeder.start()  # its first post waits until the socket is served
         try:

@@ -1,11 +1,20 @@
 """The command that runs the live demo; nothing heavy is imported before it runs."""
 
+import os
+import sys
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from serve.commands import FILE, check_extra
+
+
+def has_desktop() -> bool:
+    """Tell whether a person sits before a desktop: others have no use for a browser."""
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return sys.stderr.isatty() and (sys.platform in ("darwin", "win32") or bool(display))
 
 
 def demo_command(find_model: Callable[[], Path]) -> click.Command:
@@ -23,7 +32,13 @@ def demo_command(find_model: Callable[[], Path]) -> click.Command:
         help="Time that 5 simulated minutes take.",
     )  # fmt: skip
     @click.option("--rules", type=FILE, help="TOML file of alert rules.")
-    def demo(run: Path | None, port: int, tick_seconds: float, rules: Path | None) -> None:
+    @click.option(
+        "--browser/--no-browser", default=has_desktop,
+        help="Open the page.  [default: from a terminal on a desktop]",
+    )  # fmt: skip
+    def demo(
+        run: Path | None, port: int, tick_seconds: float, rules: Path | None, browser: bool
+    ) -> None:
         """Serve a simulated fleet in fast motion, with a page to switch its troubles on.
 
         The first time, a model is trained for it, which takes some minutes.
@@ -37,6 +52,7 @@ def demo_command(find_model: Callable[[], Path]) -> click.Command:
             tick_seconds,
             lambda line: click.echo(line, err=True),
             rules,
+            show=webbrowser.open if browser else None,
         )
 
     return demo

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("fastapi", reason="serving needs: pip install 'fleet-tft[serve]'")
 
@@ -18,6 +21,7 @@ from data.synthetic import FleetSpec
 from data.synthetic.simulator import METRICS
 from serve.api import create_app
 from serve.demo import FastClock, check_model
+from serve.demo_command import demo_command, has_desktop
 from serve.demo_routes import DemoAnswer, demo_router
 from serve.live_fleet import LiveFleet
 from tests.asgi import Client
@@ -126,6 +130,30 @@ def test_page_has_its_bar_only_in_the_demo(client: Client, tmp_path: Path) -> No
     assert plain.get("/api/v1/demo/scenario").status == 404
 
 
+@pytest.mark.parametrize(
+    ("terminal", "display", "opened"), [(True, ":0", True), (True, "", False), (False, ":0", False)]
+)
+def test_browser_is_opened_for_a_person_at_a_desktop_only(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, display: str, opened: bool
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert has_desktop() == opened
+
+
+@pytest.mark.parametrize(("flag", "shown"), [("--browser", True), ("--no-browser", False)])
+def test_demo_command_opens_the_page_or_not(
+    monkeypatch: pytest.MonkeyPatch, flag: str, shown: bool
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("serve.demo.run_demo", lambda *_, show: asked.update(show=show))
+    result = CliRunner().invoke(demo_command(lambda: Path("run")), [flag])
+    assert result.exit_code == 0, result.output
+    assert (asked["show"] is webbrowser.open) == shown and (asked["show"] is None) == (not shown)
+
+
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[str]:
     """Run the demo in a process of its own, in very fast motion; yields its address."""
@@ -138,7 +166,8 @@ def demo(tmp_path: Path) -> Iterator[str]:
         "from serve.demo import run_demo\n"
         f"spec = FleetSpec(**{SMALL!r})\n"
         f"run_demo(lambda: Path({str(tmp_path / 'run')!r}), 0, 0.2, lambda line: "
-        f"print(line, flush=True), Path({str(rules)!r}), spec)"
+        f"print(line, flush=True), Path({str(rules)!r}), spec, "
+        "lambda address: print('shown:', address, flush=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -147,7 +176,7 @@ def demo(tmp_path: Path) -> Iterator[str]:
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := re.search(r"running; open (\S+)", line):
+            if found := re.search(r"shown: (\S+)", line):
                 yield found[1]
                 break
         else:
