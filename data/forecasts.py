@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.cold_start import fewest_seen, is_cold_start, seen_ticks
 from data.fleet import Fleet, IntArray
 from data.reading.clean import read_times, to_ticks
 from data.shards import WHOLE, Shard
@@ -82,7 +83,7 @@ def choose_origins(
 def latest_origins(fleet: Fleet, schema: FeatureSchema) -> Origins:
     """Return, for every server with a seen target, the tick after its last row."""
     everyone = Origins(np.arange(len(fleet.servers)), fleet.first_tick + fleet.lengths)
-    known = np.flatnonzero(seen_ticks(fleet, everyone, schema))
+    known = np.flatnonzero(seen_ticks(fleet, *everyone, schema))
     return Origins(known, everyone.origin[known])
 
 
@@ -128,37 +129,15 @@ def read_origins(
     origin = to_ticks(times.milliseconds, schema.step_seconds)
     found = Origins(server.to_numpy(np.int64), origin)
     need = f"a time with a target seen in the {schema.context_length} ticks before it"
-    _refuse(path, table, seen_ticks(fleet, found, schema) == 0, "origin", need)
+    _refuse(path, table, seen_ticks(fleet, *found, schema) == 0, "origin", need)
     once = ~pd.DataFrame(found._asdict()).duplicated().to_numpy()
     return Origins(found.server[once], found.origin[once])
 
 
 def cold_starts(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> list[str]:
     """Name the servers forecast from less history than any training window had, or from gaps."""
-    history = origins.origin - fleet.first_tick[origins.server]
-    short = history < schema.min_context_length
-    short |= seen_ticks(fleet, origins, schema) < fewest_seen(schema)
-    return [fleet.servers[number] for number in np.unique(origins.server[short])]
-
-
-def fewest_seen(schema: FeatureSchema) -> int:
-    """Return in how many ticks of a context a target must be seen, or it is a cold start.
-
-    As many as the shortest history trained on has, but no more than half: gaps are nothing new.
-    """
-    return min(schema.min_context_length, schema.context_length // 2)
-
-
-def seen_ticks(fleet: Fleet, origins: Origins, schema: FeatureSchema) -> IntArray:
-    """Count for each window the ticks of its context in which a target was seen, [n]."""
-    seen = (~np.isnan(fleet.values[:, : len(schema.targets)])).any(1)
-    total = np.concatenate([[0], np.cumsum(seen)])
-    row = origins.origin - fleet.first_tick[origins.server]
-    begin, length = fleet.offsets[origins.server], fleet.lengths[origins.server]
-    stop = begin + row.clip(0, length)
-    start = begin + (row - schema.context_length).clip(0, length)
-    count: IntArray = total[stop] - total[start]
-    return count
+    cold = is_cold_start(fleet, *origins, schema)
+    return [fleet.servers[number] for number in np.unique(origins.server[cold])]
 
 
 def write_forecasts(

@@ -121,7 +121,8 @@ class Feeder(threading.Thread):
         self._post(rows)
         self.say(f"the simulated fleet is running; open {self.address}")
         if self.show is not None:
-            self.show(self.address)
+            # A browser in the terminal returns when it is closed.
+            threading.Thread(target=self.show, args=(self.address,), daemon=True).start()
 
     def _tick(self) -> None:
         """Post the next tick when its step has passed; time waits for a service that is late."""

@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data.cold_start import fewest_seen, seen_ticks
 from data.fleet import Fleet, FloatArray, IntArray
-from data.forecasts import BATCH_SIZE, Origins, fewest_seen, seen_ticks
+from data.forecasts import BATCH_SIZE
 from data.windows import WindowStore
 from report.early_warning.crossing import exceedance
 from serve.ahead import STALE_SECONDS
@@ -158,10 +159,10 @@ def origins(fleet: Fleet) -> IntArray:
 
 def judge(fleet: Fleet, schema: FeatureSchema, now: float) -> list[Verdict]:
     """Tell of each server whether its latest window may be forecast: FORECAST where it may."""
-    latest = Origins(np.arange(len(fleet.servers)), origins(fleet))
-    counts, fewest = seen_ticks(fleet, latest, schema).tolist(), fewest_seen(schema)
+    everyone, latest, fewest = np.arange(len(fleet.servers)), origins(fleet), fewest_seen(schema)
+    counts = seen_ticks(fleet, everyone, latest, schema).tolist()
     verdicts = []
-    for server, (origin, seen) in enumerate(zip(latest.origin.tolist(), counts, strict=True)):
+    for server, (origin, seen) in enumerate(zip(latest.tolist(), counts, strict=True)):
         ticks, need = int(fleet.lengths[server]), schema.min_context_length
         if ticks < need:
             reason = f"cold start: {ticks} ticks since its first, a forecast needs {need}"
@@ -256,7 +257,7 @@ def _forecast(
 def _expiry(outlook: Outlook) -> float:
     """Return Unix seconds when a forecast has come to be past, or the data of one to be stale.
 
-    Ticks lie on steps: however many last ones a fleet has, this comes once a step at most.
+    Ticks lie on steps: however many last ones a fleet has, this comes once or twice a step.
     """
     given = np.array([status is Status.FORECAST for status in outlook.status], bool)
     begins = outlook.origin[given] * float(outlook.step_seconds)

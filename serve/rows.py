@@ -64,12 +64,12 @@ def merge(held: Rows, given: Rows, step_seconds: int, replacing: bool = False) -
     words = words[order]
     different = np.ones(len(every), bool)
     different[1:] = (words[1:] != words[:-1]).any(axis=1)
+    told = np.logical_or.reduceat(order >= len(held), np.flatnonzero(different))
     order = order[different]
     if replacing:
         times = np.cumsum(_changes(every["server"][order], every["milliseconds"][order])) - 1
-        new = order >= len(held)
-        renewed = np.bincount(times, new) > 0
-        order = order[new | ~renewed[times]]
+        renewed = np.bincount(times, told) > 0
+        order = order[told | ~renewed[times]]
     slots = _slots(every[order], ticks[order])
     crowded = (np.bincount(slots)[slots] > MOST_A_TICK) & (order >= len(held))
     rows, source = every[order[~crowded]], order[~crowded] - len(held)

@@ -143,13 +143,18 @@ def test_browser_is_opened_for_a_person_at_a_desktop_only(
     assert has_desktop() == opened
 
 
-@pytest.mark.parametrize(("flag", "shown"), [("--browser", True), ("--no-browser", False)])
+@pytest.mark.parametrize(
+    ("flags", "desktop", "shown"),
+    [(["--browser"], False, True), (["--no-browser"], True, False), ([], True, True),
+     ([], False, False)],
+)  # fmt: skip
 def test_demo_command_opens_the_page_or_not(
-    monkeypatch: pytest.MonkeyPatch, flag: str, shown: bool
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], desktop: bool, shown: bool
 ) -> None:
     asked: dict[str, Any] = {}
+    monkeypatch.setattr("serve.demo_command.has_desktop", lambda: desktop)
     monkeypatch.setattr("serve.demo.run_demo", lambda *_, show: asked.update(show=show))
-    result = CliRunner().invoke(demo_command(lambda: Path("run")), [flag])
+    result = CliRunner().invoke(demo_command(lambda: Path("run")), flags)
     assert result.exit_code == 0, result.output
     assert (asked["show"] is webbrowser.open) == shown and (asked["show"] is None) == (not shown)
 

@@ -33,6 +33,9 @@ def test_the_sweep_is_exponential_and_repeatable(tmp_path: Path, how: dict[str, 
     torch.manual_seed(0)
     two = lr_range_test(tiny_forecaster(), loaders()[0], config, steps=40)
     assert one == two
+    torch.manual_seed(0)
+    plain = lr_range_test(tiny_forecaster(), loaders()[0], CONFIG, steps=40)
+    assert (one.losses != plain.losses) == bool(how), "it sweeps as it would train"
     ratios = np.diff(np.log(one.learning_rates))
     np.testing.assert_allclose(ratios, ratios[0])
     assert 1e-4 < one.suggestion < 1

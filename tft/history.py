@@ -118,7 +118,8 @@ def _fading(past: Tensor, whole: Tensor, levels: tuple[float, ...], H: int) -> T
     newest = (_seen(past) * places[:, None]).argmax(1)  # [B, M], 0 where nothing was seen
     last = past.gather(1, newest.unsqueeze(1)).transpose(1, 2)  # [B, M, 1]
     ahead = (T - newest).unsqueeze(-1) + torch.arange(H, device=past.device)
-    rho = memory(past, H).gather(-1, ahead.clamp(max=H)).unsqueeze(-1)  # [B, M, H, 1]
+    most = max(H, LAGS[-1])
+    rho = memory(past, most).gather(-1, ahead.clamp(max=most)).unsqueeze(-1)  # [B, M, H, 1]
     median = whole[..., levels.index(0.5), None]  # [B, M, 1]
     kept = (1 - rho.square()).clamp(min=0.0).sqrt()
     centre, apart = rho * (last - median).unsqueeze(2), kept * (whole - median).unsqueeze(2)

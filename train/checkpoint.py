@@ -18,7 +18,6 @@ from tft.files import write_atomically
 
 VERSION = 2
 KEPT_BEST = 3  # by validation loss, besides the newest
-LOSS = ".8g"  # in names
 NAME = re.compile(r"step-(\d{9})(?:-val-([0-9.e+-]+))?-([0-9a-f]{16})\.pt")
 
 
@@ -46,7 +45,7 @@ def save_checkpoint(
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     blob = buffer.getvalue()
-    loss = "" if validation_loss is None else f"-val-{validation_loss:{LOSS}}"
+    loss = "" if validation_loss is None else f"-val-{validation_loss:.8g}"
     path = folder / f"step-{step:09d}{loss}-{_digest(blob)}.pt"
     write_atomically(path, blob)
     _prune(folder, path)
@@ -87,18 +86,6 @@ def newest_checkpoint(
         except ValueError as error:
             say(f"skipping {error}")
     return None
-
-
-def best_checkpoint(folder: Path, validation_loss: float, step: int) -> Path | None:
-    """Return where the epoch of this loss ended, at `step` or before; None if it is not kept."""
-    loss = float(f"{validation_loss:{LOSS}}")
-    names = (name for name in _list(folder) if name.step <= step)
-    return next((name.path for name in names if name.validation_loss == loss), None)
-
-
-def later_checkpoints(folder: Path, step: int) -> bool:
-    """Tell whether a training that goes on from `step` goes back."""
-    return any(name.step > step for name in _list(folder))
 
 
 def forget_after(folder: Path, step: int) -> None:

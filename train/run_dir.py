@@ -25,7 +25,7 @@ from tft.bundle import save_forecaster
 from tft.files import write_atomically
 from tft.forecaster import Forecaster
 from train.board import Board
-from train.checkpoint import forget_after, later_checkpoints, save_checkpoint
+from train.checkpoint import forget_after, save_checkpoint
 from train.config import TrainConfig
 from train.lock import LOCK, RunLock
 from train.record import EpochRecord
@@ -96,17 +96,13 @@ class RunDirectory:
         """Tell whether the last one is too long ago."""
         return time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes
 
-    def is_ahead_of(self, state: TrainState) -> bool:
-        """Tell whether its forecaster may be of an epoch after this state, or is none."""
-        later = later_checkpoints(self.checkpoints, state.step)
-        return later or not (self.path / MODEL_DIR).exists()
-
     def forget_after(self, state: TrainState) -> None:
-        """Drop what a training that goes on from this state will do again.
+        """Drop what a training that goes on from this state will do again, and serve its best.
 
         Raises:
             ValueError: a file of lines is damaged.
         """
+        state.with_best(self.save_best)  # the folder may hold that of a later epoch, or none
         forget_after(self.checkpoints, state.step)
         here = (state.epoch, state.step_in_epoch)
         self._keep_lines(METRICS, lambda line: line["epoch"] < state.epoch)

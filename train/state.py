@@ -61,6 +61,7 @@ class TrainState:
         self.scaler = grad_scaler(config.precision, self.device)
         self.epoch, self.step = 1, 0  # the epoch at hand; steps taken in all
         self.best_loss, self.best_epoch = math.inf, 0
+        self.best: dict[str, torch.Tensor] | None = None  # what was judged then
         self.train_loss = self.validation_loss = math.nan  # of the last epoch that ended
         self.epoch_learning_rate = config.learning_rate  # of its last step
         self.bad_steps, self.skipped_steps = 0, 0  # in a row; in all
@@ -76,11 +77,6 @@ class TrainState:
             return self.forecaster
         assert isinstance(self.average.module, Forecaster)
         return self.average.module
-
-    @property
-    def at_its_best(self) -> bool:
-        """Whether the epoch that has just ended was the best."""
-        return self.step_in_epoch == 0 and self.best_epoch == self.epoch - 1 > 0
 
     @property
     def seconds(self) -> float:
@@ -109,7 +105,16 @@ class TrainState:
         improved = validation_loss < self.best_loss
         if improved:
             self.best_loss, self.best_epoch = validation_loss, self.epoch
+            self.best = _copied(self.judged)
         return improved
+
+    def with_best(self, keep: Callable[[Forecaster], None]) -> None:
+        """Hand over the forecaster of the best epoch, if there was one."""
+        if self.best is not None:
+            now = _copied(self.judged)
+            self.judged.load_state_dict(self.best)
+            keep(self.judged)
+            self.judged.load_state_dict(now)
 
     def count(self, result: StepResult) -> None:
         """Add a step to the epoch's sums, and its weights to their average."""
@@ -135,6 +140,7 @@ class TrainState:
             "config": self.config.to_dict(),
             "forecaster": self.forecaster.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -165,6 +171,7 @@ class TrainState:
         self.forecaster.load_state_dict(state["forecaster"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self.best = state["best"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.plateau.load_state_dict(state["plateau"])
         self.scaler.load_state_dict(state["scaler"])
@@ -188,6 +195,10 @@ class TrainState:
         torch.set_rng_state(cpu)
         if cuda and self.device.type == "cuda":
             torch.cuda.set_rng_state(cuda[0], self.device)
+
+
+def _copied(forecaster: Forecaster) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in forecaster.state_dict().items()}
 
 
 def seed_rank(seed: int, ranks: Ranks) -> None:

@@ -18,11 +18,7 @@ import torch
 from data.reading import TableSpec
 from tft.bundle import load_forecaster
 from train.calibrate import CalibrationResult
-from train.checkpoint import (
-    best_checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
-)
+from train.checkpoint import load_checkpoint, newest_checkpoint
 from train.config import TrainConfig, first_difference
 from train.device import choose_device, deterministic_kernels
 from train.lock import check_unused
@@ -135,9 +131,6 @@ class TFTTrainer:
             state = self._state(prepared, saved, ranks, stop)
             state.began = started
             if run is not None:
-                if saved is not None and run.is_ahead_of(state):
-                    folder = run.checkpoints if checkpoint is None else Path(checkpoint).parent
-                    go_back(run, state, saved, folder)
                 run.forget_after(state)
                 spec = {"path": str(data.resolve()), "spec": asdict(self.spec)}
                 run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
@@ -269,31 +262,6 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
             f"{path} was begun with {key} = {before.get(key)!r}, not {now[key]!r}; resume it "
             "as it was, start another --run-dir, or delete it"
         )
-
-
-def go_back(run: RunDirectory, state: TrainState, saved: dict[str, Any], folder: Path) -> None:
-    """Keep the forecaster that was the best one at a checkpoint: the run may hold a later one.
-
-    Args:
-        run: whose forecaster is replaced.
-        state: that `saved` has been loaded into.
-        saved: a checkpoint.
-        folder: of the checkpoint.
-
-    Raises:
-        ValueError: it is not kept any more.
-    """
-    if state.best_epoch and not state.at_its_best:
-        path = best_checkpoint(folder, state.best_loss, state.step)
-        if path is None:
-            raise ValueError(
-                f"the forecaster of epoch {state.best_epoch}, the best one up to the checkpoint of "
-                f"step {state.step}, is no longer kept; go on from a newer checkpoint"
-            )
-        state.load_state_dict(load_checkpoint(path))
-    if state.best_epoch:
-        run.save_best(state.judged)
-    state.load_state_dict(saved)
 
 
 def calibrate_best(run: RunDirectory, prepared: Prepared) -> CalibrationResult:

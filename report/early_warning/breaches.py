@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data.cold_start import is_cold_start
 from data.fleet import Fleet, IntArray
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
@@ -138,7 +139,7 @@ def look_back(
             start, *told = _one_series(series, float(thresholds[column]), local, watch)
             flags[:, rows, column] = told
             found[column].append((np.full(len(start), number), start + first))
-        flags[0, rows] &= (local >= schema.min_context_length)[:, None]  # no cold start
+    flags[0] &= ~is_cold_start(fleet, server, origin, schema)[:, None]
     empty = np.empty(0, dtype=np.int64)
     episodes = tuple(
         Episodes(*(np.concatenate([empty, *column]) for column in zip(*parts, strict=True)))
