@@ -1,7 +1,7 @@
 """Write the README's tables from the recorded results: `python -m benchmarks.readme`."""
 
 import json
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.accuracy_text import LIGHTGBM, as_markdown
@@ -83,13 +83,13 @@ def _accuracy_peers() -> list[str]:
     learnt = [r for r in result["results"] if r["forecaster"] == LIGHTGBM]
     lightgbm = mean(r["facts"]["train_seconds"] for r in learnt) / 60 if learnt else 0.0
     quicker = f" (LightGBM {lightgbm:.1f})" if learnt else ""
-    jobs = result["jobs"]
-    beside = f", {jobs} trainings side by side on {result['threads_each']} of them each"
+    jobs, cores = result["jobs"], result["threads_each"]
+    beside = f" each, {jobs} trainings side by side"
     title = (
         f"**Beside peers, `python -m benchmarks.accuracy --peers`** on `{result['data']}`: trained "
         f"on two thirds of the servers before {result['cutoff'][:10]}, judged from then on; "
-        f"{result['minutes']:g} minutes of training{quicker} on {machine['cores']} cores "
-        f"({_of(machine)}){beside if jobs > 1 else ''}; mean ± standard deviation of "
+        f"{result['minutes']:g} minutes of training{quicker} on {cores} core{'s' * (cores > 1)}"
+        f"{beside * (jobs > 1)} ({_of(machine)}); mean ± standard deviation of "
         f"{result['seeds']} seeds. Weighted quantile loss, and ticks inside the 80 % interval.\n"
     )
     return [title, as_markdown(result)]
@@ -127,6 +127,7 @@ def _serve() -> str:
         for row in load["ticks"]
     )
     held = [sample["bytes"] / 1e6 for sample in soak["memory"]]
+    middle, last = (median(held[n * len(held) // 3 : (n + 1) * len(held) // 3]) for n in (1, 2))
     forms = list(export["files"])
     lines = [
         f"**Serving, `python -m benchmarks.serve`**, on {machine['cores']} cores "
@@ -137,9 +138,10 @@ def _serve() -> str:
         f"requests, at worst (peak memory): {ticks}. `python -m benchmarks.soak` "
         f"({_of(soak['on'])}): {soak['minutes']:g} minutes "
         f"in fast motion, {soak['ticks']:,} ticks, {soak['requests']:,} requests, "
-        f"{len(soak['failed'])} failed; memory {held[len(held) // 3]:,.0f} MB after a third of it, "
-        f"{held[-1]:,.0f} MB at its end.\n",
-        f"**Exported, `python -m benchmarks.export`**, {export['on']['cores']} core(s):\n",
+        f"{len(soak['failed'])} failed; memory in the median of its middle third "
+        f"{middle:,.0f} MB, of its last {last:,.0f} MB.\n",
+        f"**Exported, `python -m benchmarks.export`**, on {export['on']['cores']} cores "
+        f"({_of(export['on'])}):\n",
         "| windows | run's bundle | " + " | ".join(forms) + " |",
         "|---|---|" + "---|" * len(forms),
     ]

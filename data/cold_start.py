@@ -4,12 +4,9 @@ n windows: server numbers, and origins (absolute ticks, the first to forecast).
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from data.fleet import Fleet, IntArray
+from data.fleet import BoolArray, Fleet, IntArray
 from tft.schema import FeatureSchema
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 def is_cold_start(

@@ -4,14 +4,11 @@ import difflib
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from data.fleet import Fleet, IntArray
+from data.fleet import BoolArray, Fleet, IntArray
 from data.windows import WindowIndex, index_windows
 from tft.schema import FeatureSchema
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class Split(NamedTuple):

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
-from data.fleet import Fleet, IntArray
+from data.fleet import BoolArray, Fleet, IntArray
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore, index_windows
 from report.batches import BATCH_SIZE, MODEL_NAME, judged_batches
@@ -30,8 +29,6 @@ from report.results import (
 from report.servers import ServerSums
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class HeldOut(NamedTuple):

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from data.fleet import Fleet, IntArray
+from data.fleet import BoolArray, Fleet, IntArray
 from data.splits import spread_evenly
 from data.windows import index_windows
 from report.batches import JudgedBatch, judged_batches
@@ -17,8 +16,6 @@ from report.results import GroupScores
 from report.scores import ScoreSums
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
-
-BoolArray = npt.NDArray[np.bool_]
 
 COLD_HOURS = (1.0, 6.0, 24.0)  # of history, as new servers have
 COLD_WINDOWS = 512  # most, for each of these lengths

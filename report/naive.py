@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data.fleet import BoolArray
+
 FloatArray = npt.NDArray[np.floating[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 STEPS_PER_DAY = 288  # ticks of 5 minutes
 SMOOTHING_TICKS = 12  # one hour of 5-minute ticks: what `seasonal_naive` calls the trend

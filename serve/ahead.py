@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.fleet import IntArray
+from data.fleet import BoolArray, IntArray
 from report.early_warning.crossing import crossing_probability, reached_by
 from serve.alert_rules import AlertRules
 from serve.outlook import Outlook, Status
@@ -18,7 +18,6 @@ STALE_SECONDS = 900  # since the end of the last tick received: older data are n
 CHUNK = 512  # alerts whose peaks are found at once, in some 30 MB
 
 FloatArray = npt.NDArray[np.floating[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.fleet import IntArray
-from serve.ahead import Ahead, BoolArray, gate_peaks, look_ahead
+from data.fleet import BoolArray, IntArray
+from serve.ahead import Ahead, gate_peaks, look_ahead
 from serve.alert_rules import AlertRules
 from serve.outlook import Outlook
 

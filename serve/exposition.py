@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from data.fleet import BoolArray
 from report.scores import SCORED_QUANTILES, pick_quantiles
-from serve.ahead import BoolArray, FloatArray, look_ahead
+from serve.ahead import FloatArray, look_ahead
 from serve.alert_rules import AlertRules
 from serve.alerts import Alert
 from serve.outlook import ModelIdentity, Outlook, Status

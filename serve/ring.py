@@ -5,8 +5,7 @@ S servers by number, W ticks kept, M metrics, n cells.
 
 import numpy as np
 
-from data.fleet import FloatArray, IntArray
-from data.reading.clean import BoolArray
+from data.fleet import BoolArray, FloatArray, IntArray
 from serve.rows import BLOCK
 
 NEVER = -(1 << 62)  # far from any tick, and from the end of 64 bits

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.fleet import FloatArray, IntArray
-from data.reading.clean import BoolArray, to_ticks
+from data.fleet import BoolArray, FloatArray, IntArray
+from data.reading.clean import to_ticks
 from data.reading.grid import Grid
 
 Rows = npt.NDArray[np.void]  # [n] of `row_type`, little-endian on every machine
@@ -53,23 +53,23 @@ def merge(held: Rows, given: Rows, step_seconds: int, replacing: bool = False) -
         held: rows.
         given: rows to add.
         step_seconds: between ticks.
-        replacing: a row held is left out where another of its server and time is given.
+        replacing: where other rows of a server and time are given than held, only they count.
     """
     if not len(held) and _ascending(given, step_seconds):  # a whole table or tick, as a rule
         return Merged(given, np.arange(len(given)), np.zeros(0, np.int64))
     every = np.concatenate([held, given])
     words = every.view("<u4").reshape(len(every), every.dtype.itemsize // 4)
     ticks = to_ticks(every["milliseconds"], step_seconds)
-    order = np.lexsort((*words.T[::-1], ticks))  # stable: of equal rows the held one is first
+    order = np.lexsort((*words.T[::-1], ticks))  # stable: of equal rows those held are first
     words = words[order]
     different = np.ones(len(every), bool)
     different[1:] = (words[1:] != words[:-1]).any(axis=1)
-    told = np.logical_or.reduceat(order >= len(held), np.flatnonzero(different))
-    order = order[different]
+    last, order = order[np.append(different[1:], True)], order[different]
     if replacing:
+        was, told = order < len(held), last >= len(held)
         times = np.cumsum(_changes(every["server"][order], every["milliseconds"][order])) - 1
-        renewed = np.bincount(times, told) > 0
-        order = order[told | ~renewed[times]]
+        renewed = (np.bincount(times, told) > 0) & (np.bincount(times, was != told) > 0)
+        order = np.where(renewed[times], last, order)[told | ~renewed[times]]
     slots = _slots(every[order], ticks[order])
     crowded = (np.bincount(slots)[slots] > MOST_A_TICK) & (order >= len(held))
     rows, source = every[order[~crowded]], order[~crowded] - len(held)

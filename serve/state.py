@@ -4,7 +4,7 @@
 |---|---|
 | a time off the grid, several rows of one tick, a value out of bounds, infinite or missing | as in a table, see `data.reading.table` |
 | a row that is held already: same server, time and values | counted as a duplicate, changes nothing |
-| other values for a server and time held already, where a source was asked again | replace them |
+| other values for a server and time held already, where a source was asked again | replace all of that time |
 | a row of an earlier tick than its server's last | put into its place, forecasts from then on know it |
 | a row older than what is kept: the longest history a forecast reads, and a day | rejected |
 | a row over one step ahead of the clock, with an unknown column, or with no number where one belongs | rejected |
@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.calendar import DAY_SECONDS
-from data.fleet import Fleet, FloatArray, IntArray
-from data.reading.clean import BoolArray, to_ticks
+from data.fleet import BoolArray, Fleet, FloatArray, IntArray
+from data.reading.clean import to_ticks
 from serve.directory import Directory, Server
 from serve.observations import Observation, Receipt, Rejected, Sieve, clock_time
 from serve.ring import NEVER, Ring

@@ -153,7 +153,7 @@ def train(
             assert found is not None
             torch.manual_seed(999)  # whatever the new process drew before
             state.load_state_dict(found[1])
-            run.forget_after(state)
+            run.go_on_from(state)
         stop = None if stop_at is None else StopAt(state, stop_at)
         fit(state, *loaders(per_epoch=80), config, run, stop)
     finally:
@@ -232,7 +232,7 @@ def test_what_will_be_done_again_is_forgotten_and_nothing_else(tmp_path: Path) -
         save_checkpoint(run.checkpoints, {"step": step}, step, 1 / step)
     state = TrainState(tiny_forecaster(), CONFIG)
     state.epoch, state.step_in_epoch, state.step = 3, 4, 104
-    run.forget_after(state)
+    run.go_on_from(state)
     run.close()
     assert [record["epoch"] for record in records(tmp_path / "run")] == [1, 2]
     left = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
@@ -244,7 +244,7 @@ def test_lines_that_are_none_are_said_to_be_damaged(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run", CONFIG)
     (tmp_path / "run" / "metrics.jsonl").write_bytes(b"\x80\x81\n")
     with pytest.raises(ValueError, match="metrics.jsonl: damaged"):
-        run.forget_after(TrainState(tiny_forecaster(), CONFIG))
+        run.go_on_from(TrainState(tiny_forecaster(), CONFIG))
     run.close()
 
 

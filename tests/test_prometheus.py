@@ -259,7 +259,7 @@ class TestLimits:
 
     def test_a_tick_too_large_for_the_server(self, fake: FakePrometheus) -> None:
         fake.most_points = 0
-        with pytest.raises(ValueError, match="maximum resolution.*single tick: raise --timeout"):
+        with pytest.raises(ValueError, match="maximum resolution.*single tick: raise the server's"):
             Told(fake).fetcher.block(FIRST, FIRST + 40)
         assert issubclass(TooLargeError, ValueError)
 

@@ -150,6 +150,9 @@ def test_a_source_asked_again_replaces_what_it_had_answered(tmp_path: Path) -> N
     receipt = fed.accept([row("a", cpu=40), row("b", cpu=10)], replacing=True)
     assert (receipt.accepted, receipt.duplicates) == (1, 1)
     assert fed.roster().revision[0] > before.revision[0], "its forecast must be made again"
+    fed.accept([row("b", cpu=20)])
+    assert cpu_of(fed, "b") == [15], "a sender's, at the same time"
+    fed.accept([row("b", cpu=10)], replacing=True)
     fed.accept([row("a", cpu=40)])
     for each in (fed, again(fed, tmp_path)):
         assert cpu_of(each) == [65], "with what another sender says of another time"

@@ -101,8 +101,8 @@ def _fading(past: Tensor, whole: Tensor, levels: tuple[float, ...], H: int) -> T
     """Forecast from the last tick seen, fading to the context's quantiles as it is forgotten.
 
     What one value tells of another one, rho being their correlation: the median and rho of the
-    value's distance to it, and sqrt(1 - rho^2) of the spread around that. The window's own
-    autocorrelation says how fast: disk writes forget in minutes, memory in hours.
+    value's distance to it, and sqrt(1 - rho^2) of the spread around that. How fast it is forgotten
+    says the window's own autocorrelation.
 
     Args:
         past: [B, T, M], NaN where missing.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.fleet import Fleet
+from data.fleet import BoolArray, Fleet
 from data.loaders import EvalLoader, TrainLoader
 from data.reading import ReadResult, TableSpec, read_fleet
 from data.sampling import WindowOrder
@@ -29,8 +29,6 @@ from train.config import TrainConfig
 from train.device import choose_device
 from train.init import load_source, start_from
 from train.ranks import ALONE, Ranks
-
-BoolArray = npt.NDArray[np.bool_]
 
 CALIBRATION_WINDOWS = 1024  # most, evenly spaced; their forecasts are held in memory
 

@@ -96,17 +96,17 @@ class RunDirectory:
         """Tell whether the last one is too long ago."""
         return time.monotonic() - self._last_checkpoint >= 60 * self.config.checkpoint_minutes
 
-    def forget_after(self, state: TrainState) -> None:
-        """Drop what a training that goes on from this state will do again, and serve its best.
+    def go_on_from(self, state: TrainState) -> None:
+        """Drop what will be done again, and hold the forecaster that was the best by then.
 
         Raises:
             ValueError: a file of lines is damaged.
         """
-        state.with_best(self.save_best)  # the folder may hold that of a later epoch, or none
         forget_after(self.checkpoints, state.step)
         here = (state.epoch, state.step_in_epoch)
         self._keep_lines(METRICS, lambda line: line["epoch"] < state.epoch)
         self._keep_lines(SKIPPED, lambda line: (line["epoch"], line["step_in_epoch"]) <= here)
+        state.with_best(self.save_best)  # the folder may hold that of a later epoch, or none
 
     def log_step(self, state: TrainState, result: StepResult, windows_per_second: float) -> None:
         """Record a step in TensorBoard, one in `log_every_n_steps`."""

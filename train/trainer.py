@@ -131,7 +131,7 @@ class TFTTrainer:
             state = self._state(prepared, saved, ranks, stop)
             state.began = started
             if run is not None:
-                run.forget_after(state)
+                run.go_on_from(state)
                 spec = {"path": str(data.resolve()), "spec": asdict(self.spec)}
                 run.write_json(CONFIG, {"train": config.to_dict(), "data": spec})
                 run.write_text(DATA, "\n".join(prepared.read.summary.lines()) + "\n")
@@ -147,8 +147,7 @@ class TFTTrainer:
                     self.say(calibration.line())
                 run.log_result(result.learning_rate, final_figures(result, state.seconds))
                 info = training_info(prepared, config, result, calibration, began, state.seconds)
-                info["ranks"] = ranks.size
-                run.write_json(INFO, info)
+                run.write_json(INFO, info | {"ranks": ranks.size})
         self.say(closing_line(prepared.train_loader, result, state.seconds))
         return path
 

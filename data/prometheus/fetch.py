@@ -130,8 +130,8 @@ class Fetcher:
             except TooLargeError as error:
                 if stop - start == 1:
                     raise ValueError(
-                        f"{error}; that was for a single tick: raise --timeout or the server's "
-                        "own limits, or ask for fewer series"
+                        f"{error}; that was for a single tick: raise the server's own "
+                        "limits (or --timeout of ingest), or ask for fewer series"
                     ) from error
                 self._most_points = (stop - start) // 2
                 continue

@@ -15,10 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.fleet import FloatArray, IntArray
+from data.fleet import BoolArray, FloatArray, IntArray
 from data.reading.files import Chunk
-
-BoolArray = npt.NDArray[np.bool_]
 
 EARLY_MILLISECONDS = 30_000  # how far a clock may run early, and at most a tenth of a step
 # By its size an epoch number is seconds, milliseconds, microseconds or nanoseconds. The four ranges

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.fleet import FloatArray, IntArray
-from data.reading.clean import EXPECTED_NUMBER, BoolArray, Rejections, read_cells
+from data.fleet import BoolArray, FloatArray, IntArray
+from data.reading.clean import EXPECTED_NUMBER, Rejections, read_cells
 from data.reading.files import Chunk
 from tft.schema import Metric
 

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.fleet import IntArray
+from data.fleet import BoolArray, IntArray
 from report.early_warning.breaches import History, Watch
 
 FloatArray = npt.NDArray[np.floating[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 # Where an alarm may be set: alerts are counted at each.
 ALARM_PROBABILITIES = (

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data.cold_start import is_cold_start
-from data.fleet import Fleet, IntArray
+from data.fleet import BoolArray, Fleet, IntArray
 from tft.forecaster import Forecaster
 from tft.schema import FeatureSchema
 
 FloatArray = npt.NDArray[np.floating[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 PERCENT_BOUND = 100.0  # a metric with this upper bound is a percentage
 PERCENT_THRESHOLD = 90.0

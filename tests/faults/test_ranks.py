@@ -80,6 +80,8 @@ def test_two_ranks_train_what_one_process_trains(table: Path, alone: Path, tmp_p
     assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
     torch.testing.assert_close(weights(run), weights(alone), rtol=0, atol=2e-3)
     assert {path.name for path in run.iterdir()} == {path.name for path in alone.iterdir()}
+    infos = [json.loads((each / "training_info.json").read_text()) for each in (run, alone)]
+    assert [info["ranks"] for info in infos] == [2, 1]
 
 
 def test_stopped_as_two_ranks_it_goes_on_as_one(table: Path, alone: Path, tmp_path: Path) -> None:
