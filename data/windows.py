@@ -159,7 +159,6 @@ class WindowStore:
         rows = offset + row.clamp(min=0).minimum(length - 1)
         window = self.values[rows].masked_fill(~inside.unsqueeze(-1), torch.nan)  # [B, L, M]
         who = who.squeeze(-1)
-        days_before = self._days_before(position, offset, length)
         return WindowBatch(
             past=window[:, :T],
             known=self.calendar[(when + step) % len(self.calendar)],
@@ -167,22 +166,20 @@ class WindowStore:
             static_codes=self.codes[who],
             history_length=history,
             future=window[:, T:, : len(self.schema.targets)],
-            days_before=days_before,
+            earlier=self._earlier(position, offset, length),
         )
 
-    def _days_before(self, position: Tensor, offset: Tensor, length: Tensor) -> Tensor:
-        """Return the horizon's ticks on the days before, [B, days, H, targets], NaN where unseen.
+    def _earlier(self, position: Tensor, offset: Tensor, length: Tensor) -> Tensor:
+        """Return the ticks of the days before, [B, W, targets], NaN where unseen.
 
         Args:
             position: [B, 1] rows of its own series before each window's origin.
             offset: [B, 1] rows of all series before each window's own.
             length: [B, 1] rows of each window's series.
         """
-        day = DAY_SECONDS // self.schema.step_seconds
-        ago = day * torch.arange(1, self.schema.days_before + 1, device=self.device)
-        ahead = torch.arange(self.schema.prediction_horizon, device=self.device)
-        row = position.unsqueeze(-1) + (ahead - ago.unsqueeze(-1))  # [B, days, H]
-        seen = (row >= 0) & (row < torch.minimum(position, length).unsqueeze(-1))
-        rows = offset.unsqueeze(-1) + row.clamp(min=0).minimum(length.unsqueeze(-1) - 1)
+        ticks = self.schema.days_before * DAY_SECONDS // self.schema.step_seconds
+        row = position + torch.arange(-ticks, 0, device=self.device)  # [B, W]
+        seen = (row >= 0) & (row < length)
+        rows = offset + row.clamp(min=0).minimum(length - 1)
         values = self.values[rows, : len(self.schema.targets)]
         return values.masked_fill(~seen.unsqueeze(-1), torch.nan)

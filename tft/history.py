@@ -5,9 +5,12 @@ hours that are forecast; and what a window held is told in numbers where a recur
 have to count. Everything is in a window's own spreads around its own level. Summaries are
 compressed by asinh: one spread more matters near the level, not a hundred away.
 
-B batch, T context, H horizon, M metrics, K naive forecasts, Q quantiles; days: the horizon's ticks
-on days before, newest first.
+B batch, T context, W earlier ticks, H horizon, M metrics, K naive forecasts, Q quantiles; days: the
+horizon's ticks on days before, newest first.
 """
+
+from math import pi
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,23 +21,143 @@ SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes
 AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
 FARTHEST = 100.0  # spreads; what is farther away is told as that far
 SAME_HOURS = 1  # ticks on either side whose values on the days before make a naive forecast
-NAIVE_FORECASTS = ("context", "last hour", "last 6 hours", "last tick", "same hours before")
+NAIVE_FORECASTS = (
+    "context", "last hour", "last 6 hours", "last tick", "same hours before", "moments like this"
+)  # fmt: skip
+DAYS = 7  # whose same hours are seen
+ALIKE = 32  # moments in the history that were most like now
+APART = 6  # ticks between moments looked at
+RECENT = (1, 3, 12, 72)  # ticks before a moment whose means are compared
+HOUR = 0.5  # squared distance of two moments a quarter of a day apart is twice as much
+OTHER_WEEKDAY = 0.02  # added to it on another day of the week,
+PER_DAY = 1e-4  # and for every day ago, so that the newer of two equal moments comes first
 LAGS = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 96)  # ticks at which memory is measured
 NEAR = 3.0  # spreads from the mean; in measuring memory what is farther away is that far
-HOURS_CHANNELS = 8
-WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 1
+HOURS_CHANNELS = 8 + len(LEVELS)
+WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 2
 
 
-def same_hours(days: Tensor) -> Tensor:
+class Analogs(NamedTuple):
+    """What came after the moments most like now."""
+
+    quantiles: Tensor  # [B, H, M, Q] ascending in Q, NaN where nothing was seen
+    distance: Tensor  # [B, M] of these moments in the mean, NaN where there are none
+
+
+def days_of(earlier: Tensor, horizon: int, day: int) -> Tensor:
+    """Return the horizon's ticks on the days before, newest first, NaN where unseen.
+
+    Args:
+        earlier: [B, W, M] ticks before the first to forecast.
+        horizon: H.
+        day: ticks in a day; W is at least that.
+
+    Returns:
+        [B, days, H, M], a week of them where W has one.
+    """
+    W = earlier.shape[1]
+    padded = F.pad(earlier, (0, 0, 0, horizon), value=torch.nan)  # beyond the origin
+    ago = range(1, min(DAYS, W // day) + 1)
+    return torch.stack([padded[:, W - day * d : W - day * d + horizon] for d in ago], dim=1)
+
+
+def analogs(earlier: Tensor, levels: tuple[float, ...], horizon: int, day: int) -> Analogs:
+    """Forecast by what came after the moments in a metric's own history that were most like now.
+
+    The method of analogues (Lorenz 1969), metric by metric: a moment is described by the means of
+    its last ticks, compressed, and by its hour; what followed the nearest counts the more the
+    nearer it was, and the farthest for nothing, so that a forecast changes smoothly.
+
+    Args:
+        earlier: [B, W, M] ticks before the first to forecast, in spreads, NaN where missing.
+        levels: Q quantile levels, ascending.
+        horizon: H.
+        day: ticks in a day.
+    """
+    moments = _moments(earlier)  # [B, M, n, F], the last one is now
+    n = moments.shape[2]
+    ago = (n - 1 - torch.arange(n - 1, device=earlier.device)) * APART  # ticks
+    apart = (moments[:, :, :-1] - moments[:, :, -1:]).square()
+    both = (~apart.isnan()).to(apart.dtype)
+    distance = apart.nan_to_num(0.0).sum(-1) * (len(RECENT) / both.sum(-1))  # 0 / 0 where unseen
+    turn = 2 * pi / day * ago.to(apart.dtype)
+    other = ((ago + day // 2) // day % 7 != 0).to(apart.dtype)
+    distance = distance + 2 * HOUR * (1 - turn.cos()) + OTHER_WEEKDAY * other + PER_DAY / day * ago
+    distance = distance.nan_to_num(nan=torch.inf)[..., : max(int((ago >= horizon).sum()), 0)]
+    k = min(ALIKE, distance.shape[-1])
+    near = distance.topk(k, largest=False)  # [B, M, k]
+    rows = earlier.shape[1] - ago[near.indices]  # first tick after each
+    rows = rows.unsqueeze(2) + torch.arange(horizon, device=rows.device)[:, None]  # [B, M, H, k]
+    series = earlier.transpose(1, 2).unsqueeze(2).expand(-1, -1, horizon, -1)
+    came = series.gather(3, rows)
+    some = near.values.isfinite()
+    reach = near.values.masked_fill(~some, 0.0).amax(-1, keepdim=True).clamp(min=1e-9)
+    weight = torch.where(some, (1 - near.values / reach).clamp(min=1e-3), 0.0)
+    distance = (near.values.nan_to_num(posinf=0.0) * weight).sum(-1) / weight.sum(-1)
+    return Analogs(_weighted(levels, came, weight.unsqueeze(2)).transpose(1, 2), distance)
+
+
+def _moments(earlier: Tensor) -> Tensor:
+    """Describe every `APART`-th moment by the means of the ticks before it, [B, M, n, F]."""
+    B, W, M = earlier.shape
+    n = W // APART
+    values = earlier[:, W - n * APART :].transpose(1, 2).reshape(B, M, n, APART)
+    values = values.clamp(-FARTHEST, FARTHEST)
+    seen, known = _seen(values), values.nan_to_num(0.0)
+    means = []
+    for ticks in RECENT:
+        if ticks <= APART:
+            total, count = (each[..., -ticks:].sum(-1) for each in (known, seen))
+        else:
+            blocks = ticks // APART
+            total, count = (
+                F.pad(each.sum(-1), (blocks - 1, 0)).unfold(-1, blocks, 1).sum(-1)
+                for each in (known, seen)
+            )
+        means.append((total / count).asinh())  # 0 / 0 where unseen
+    return torch.stack(means, dim=-1)
+
+
+def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tensor:
+    """Return quantiles of weighted values, straight lines between them.
+
+    Args:
+        levels: Q.
+        values: [..., k], NaN where missing.
+        weight: broadcastable to it.
+
+    Returns:
+        [..., Q], NaN where nothing has weight.
+    """
+    weight = torch.where(values.isnan(), 0.0, weight)
+    ordered, order = values.nan_to_num(nan=torch.inf).sort(-1)
+    weight = weight.gather(-1, order)
+    total = weight.cumsum(-1)
+    middle = (total - weight / 2) / total[..., -1:].clamp(min=1e-9)  # place of each, 0 to 1
+    last = (weight > 0).sum(-1, keepdim=True) - 1
+    found = []
+    for level in levels:
+        above = (middle < level).sum(-1, keepdim=True)
+        below = (above - 1).clamp(min=0)
+        above = above.minimum(last.clamp(min=0))
+        below = below.minimum(above)
+        start, end = middle.gather(-1, below), middle.gather(-1, above)
+        way = ((level - start) / (end - start).clamp(min=1e-9)).clamp(0.0, 1.0)
+        found.append(torch.lerp(ordered.gather(-1, below), ordered.gather(-1, above), way))
+    return torch.cat(found, dim=-1).masked_fill(last < 0, torch.nan)
+
+
+def same_hours(days: Tensor, alike: Tensor) -> Tensor:
     """Tell of every horizon step what its hour was like before.
 
     Args:
         days: [B, days, H, M], NaN where unseen.
+        alike: [B, H, M, 3] quantiles of what came after moments like this, at `LEVELS`.
 
     Returns:
-        [B, H, M, 8]: yesterday's tick, whether it was seen, and the mean around it; mean and
+        [B, H, M, 11]: yesterday's tick, whether it was seen, and the mean around it; mean and
         standard deviation around it over all days, and the share of these ticks seen; the tick of
-        the oldest day and whether it was seen. 0 where nothing was.
+        the oldest day and whether it was seen; the quantiles of moments like this. 0 where nothing was.
     """
     yesterday, oldest = days[:, 0], days[:, -1]
     around, _, _ = _around(days[:, :1], AROUND_YESTERDAY)
@@ -48,35 +171,40 @@ def same_hours(days: Tensor) -> Tensor:
         share,
         compressed(oldest),
         _seen(oldest),
+        *compressed(alike).unbind(-1),
     )
     return torch.stack(channels, dim=-1)
 
 
-def window_summary(past: Tensor, days: Tensor) -> Tensor:
+def window_summary(past: Tensor, days: Tensor, distance: Tensor) -> Tensor:
     """Tell what a window's history holds.
 
     Args:
         past: [B, T, M], NaN where missing.
         days: [B, days, H, M], NaN where unseen.
+        distance: [B, M] of moments like this.
 
     Returns:
-        [B, M, 19]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
+        [B, M, 20]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
         deviation and the largest value each; of the days before three quantiles and the share
-        seen. 0 where nothing was.
+        seen; the distance. 0 where nothing was.
     """
     others = days.flatten(1, 2)
     spans = (past, *(past[:, -ticks:] for ticks in SPANS))
     channels = [channel for span in spans for channel in _summary(span)]
     told = [compressed(channel) for channel in (*channels, *_quantiles(others))]
-    return torch.stack([*told, _seen(others).mean(1)], dim=-1)
+    return torch.stack([*told, _seen(others).mean(1), compressed(distance)], dim=-1)
 
 
-def naive_forecasts(past: Tensor, days: Tensor, levels: tuple[float, ...]) -> Tensor:
+def naive_forecasts(
+    past: Tensor, days: Tensor, alike: Tensor, levels: tuple[float, ...]
+) -> Tensor:
     """Forecast every step by quantiles of what was seen.
 
     Args:
         past: [B, T, M], NaN where missing.
         days: [B, days, H, M], NaN where unseen.
+        alike: [B, H, M, Q] of `analogs`.
         levels: Q quantile levels, ascending.
 
     Returns:
@@ -92,7 +220,7 @@ def naive_forecasts(past: Tensor, days: Tensor, levels: tuple[float, ...]) -> Te
     around = around.unfold(2, 2 * SAME_HOURS + 1, 1)  # [B, days, H, M, ticks]
     same = _at(levels, around.permute(0, 2, 3, 1, 4).flatten(3))  # [B, H, M, Q]
     steady = (each.unsqueeze(1).expand(-1, H, -1, -1) for each in held)
-    every = [*steady, _fading(past, held[0], levels, H), same]
+    every = [*steady, _fading(past, held[0], levels, H), same, alike]
     whole = every[0].nan_to_num(0.0)
     return torch.stack([torch.where(each.isnan(), whole, each) for each in every], dim=-2)
 

@@ -68,8 +68,8 @@ class FeatureSchema:
     """Fewest ticks of history in a training window; below it a forecast is a cold start."""
     prediction_horizon: int = 96
     """Ticks forecast."""
-    days_before: int = 7
-    """Days before whose same hours as the horizon's are seen beside the context, at least one."""
+    days_before: int = 28
+    """Days of the targets' history that are searched for moments like now, at least one."""
     quantiles: tuple[float, ...] = DEFAULT_QUANTILES
     """Levels forecast, ascending, the median among them."""
 
