@@ -108,7 +108,7 @@ def random_windows(servers: int) -> WindowBatch:
         static_codes=torch.stack([torch.randint(SCHEMA.server_buckets, (servers,)), profiles], 1),
         history_length=torch.full((servers,), T),
         future=torch.full((servers, H, len(SCHEMA.targets)), torch.nan),
-        days_before=torch.rand(servers, SCHEMA.days_before, H, len(SCHEMA.targets)) * 100,
+        earlier=torch.rand(servers, SCHEMA.earlier_ticks, len(SCHEMA.targets)) * 100,
     )
 
 

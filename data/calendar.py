@@ -9,7 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-DAY_SECONDS, WEEK_SECONDS = 86_400, 7 * 86_400
+from tft.schema import DAY_SECONDS
+
+WEEK_SECONDS = 7 * DAY_SECONDS
 
 
 def weekly_table(step_seconds: int) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.calendar import DAY_SECONDS, weekly_table
+from data.calendar import weekly_table
 from data.fleet import Fleet, IntArray
 from tft.batch import WindowBatch
 from tft.schema import UNKNOWN_CODE, FeatureSchema
@@ -177,8 +177,7 @@ class WindowStore:
             offset: [B, 1] rows of all series before each window's own.
             length: [B, 1] rows of each window's series.
         """
-        ticks = self.schema.days_before * DAY_SECONDS // self.schema.step_seconds
-        row = position + torch.arange(-ticks, 0, device=self.device)  # [B, W]
+        row = position + torch.arange(-self.schema.earlier_ticks, 0, device=self.device)  # [B, W]
         seen = (row >= 0) & (row < length)
         rows = offset + row.clamp(min=0).minimum(length - 1)
         values = self.values[rows, : len(self.schema.targets)]

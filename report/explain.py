@@ -39,7 +39,8 @@ SHUFFLES = 3
 BATCH_SIZE = 64
 LOW, HIGH = 0.1, 0.9  # of the windows' selection weights
 SEED = 0  # of the shuffles: the same run and table give the same figures
-HOURS = NAIVE_FORECASTS.index("same hours before")  # of the future variables; others of the past
+BEFORE = [NAIVE_FORECASTS.index("same hours before"), NAIVE_FORECASTS.index("moments like this")]
+"""Naive forecasts that are of the future variables; the others are of the past ones."""
 DRAWN = 4  # candidates for each window values are taken from, see `_draw_donors`
 
 
@@ -165,14 +166,14 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
     """Return the inputs with a change's variables taken from the donors, gaps and all."""
     if change.group == "past":
         past = _mix(inputs.past, donors.past, change.columns, 2)
-        kinds = [kind for kind in range(len(NAIVE_FORECASTS)) if kind != HOURS]
+        kinds = [kind for kind in range(len(NAIVE_FORECASTS)) if kind not in BEFORE]
         return inputs._replace(past=past, naive=_mix_naive(inputs, donors, change.columns, kinds))
     if change.group == "future":
         assert inputs.naive is not None
         known = inputs.future.shape[2] - inputs.naive.shape[2]  # then the targets' hours before
         hours = tuple(column - known for column in change.columns)
         future = _mix(inputs.future, donors.future, change.columns, 2)
-        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, [HOURS]))
+        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, BEFORE))
     reals = inputs.static_reals.shape[1]  # static variables are reals first, then codes
     real = tuple(column for column in change.columns if column < reals)
     code = tuple(column - reals for column in change.columns if column >= reals)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from data.calendar import DAY_SECONDS
 from data.fleet import Fleet, FloatArray
 from report.scores import SCORED_QUANTILES
 from serve.ahead import is_stale
@@ -20,7 +19,7 @@ from serve.outlook import ModelIdentity, Outlook
 from serve.rendering import numbers, plain
 from serve.scenario import WhatIf
 from serve.times import utc
-from tft.schema import FeatureSchema
+from tft.schema import DAY_SECONDS, FeatureSchema
 
 LOOKED_AT = ("past", "future", "static", "attention")
 INSIGHT = (

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.calendar import DAY_SECONDS
 from serve.outlook import ModelIdentity
 from tft.bundle import MANIFEST, load_forecaster
 from tft.forecaster import Forecaster
@@ -174,5 +173,4 @@ def _told(value: Any) -> str:
 
 def _ticks_back(schema: FeatureSchema) -> int:
     """Return how many ticks before its origin a window reads."""
-    days = schema.days_before * DAY_SECONDS // schema.step_seconds
-    return max(schema.context_length, days)
+    return max(schema.context_length, schema.earlier_ticks)

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.calendar import DAY_SECONDS
 from data.fleet import BoolArray, Fleet, FloatArray, IntArray
 from data.reading.clean import to_ticks
 from serve.directory import Directory, Server
@@ -32,7 +31,7 @@ from serve.observations import Observation, Receipt, Rejected, Sieve, clock_time
 from serve.ring import NEVER, Ring
 from serve.rows import MOST_A_TICK, Rows, blocks_of, make_rows, merge, tick_means, touched_blocks
 from serve.store import Store
-from tft.schema import FeatureSchema
+from tft.schema import DAY_SECONDS, FeatureSchema
 
 MOST_SERVERS = 20_000
 ROWS_AT_ONCE = 1 << 18  # loaded or seeded
@@ -40,8 +39,7 @@ ROWS_AT_ONCE = 1 << 18  # loaded or seeded
 
 def kept_ticks(schema: FeatureSchema) -> int:
     """Return how many ticks are kept: the longest history a forecast reads, and a day."""
-    day = -(-DAY_SECONDS // schema.step_seconds)
-    return max(schema.context_length, schema.days_before * day) + day
+    return max(schema.context_length, schema.earlier_ticks) + schema.day_ticks
 
 
 @dataclass(frozen=True)

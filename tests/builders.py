@@ -95,7 +95,7 @@ def random_batch(B: int = 3, seed: int = 0, schema: FeatureSchema = SCHEMA) -> W
         static_codes=torch.randint(0, 3, (B, 2), generator=draw),
         history_length=torch.full((B,), T),
         future=torch.rand(B, H, len(schema.targets), generator=draw) * 50,
-        days_before=torch.rand(B, schema.days_before, H, len(schema.targets), generator=draw) * 50,
+        earlier=torch.rand(B, schema.earlier_ticks, len(schema.targets), generator=draw) * 50,
     )
 
 

@@ -102,7 +102,7 @@ def windows_of_a_fleet(forecaster: Forecaster) -> WindowBatch:
 def not_seen_at_all(forecaster: Forecaster) -> WindowBatch:
     """Return windows of which one holds nothing, and one a number that is none."""
     windows = random_windows(forecaster, 3, seed=2)
-    windows.past[0], windows.days_before[0] = torch.nan, torch.nan
+    windows.past[0], windows.earlier[0] = torch.nan, torch.nan
     windows.past[1, -1, 0] = torch.inf
     return windows
 

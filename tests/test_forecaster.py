@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.builders import SCHEMA, random_batch, tiny_forecaster
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster, future_names, network_config, past_names, static_names
-from tft.history import HOURS_CHANNELS
+from tft.history import HOURS_CHANNELS, days_of
 from tft.model import TFT
 from tft.normalise import WindowNormaliser
 
@@ -100,12 +100,17 @@ def test_values_hidden_behind_missing_do_not_matter() -> None:
     assert torch.equal(forecaster.forecast(batch), forecaster.forecast(blind))
 
 
+def days(batch: WindowBatch) -> torch.Tensor:
+    """Return the horizon's hours on the days before."""
+    return days_of(batch.earlier, SCHEMA.prediction_horizon, SCHEMA.day_ticks)
+
+
 def test_the_loss_is_of_the_forecast() -> None:
     """Pinball loss of raw forecasts, measured in each window's spread, is what is trained on."""
     forecaster, batch = tiny_forecaster(), random_batch()
     forecaster.bounds = torch.tensor([[-torch.inf] * 2, [torch.inf] * 2])
     raw = forecaster.forecast(batch)
-    spread = forecaster.normaliser.measure(batch.past, batch.days_before).spread[:, :2]
+    spread = forecaster.normaliser.measure(batch.past, days(batch)).spread[:, :2]
     error = (batch.future.unsqueeze(-1) - raw) / spread[:, None, :, None]
     levels = torch.tensor(SCHEMA.quantiles)
     expected = torch.maximum(levels * error, (levels - 1) * error).mean()
@@ -119,7 +124,7 @@ def test_forecasts_scale_with_the_unit() -> None:
     inputs, scale = forecaster.encode(random_batch())
     batch = random_batch()
     busier, busier_scale = forecaster.encode(
-        batch._replace(past=batch.past * 1000, days_before=batch.days_before * 1000)
+        batch._replace(past=batch.past * 1000, earlier=batch.earlier * 1000)
     )
     torch.testing.assert_close(busier.past, inputs.past)
     hours = slice(0, HOURS_CHANNELS)
@@ -132,11 +137,11 @@ def test_the_days_before_are_an_input_of_the_same_hour() -> None:
     forecaster, batch = tiny_forecaster(), random_batch()
     inputs, scale = forecaster.encode(batch)
     told = inputs.future[:, :, len(SCHEMA.known) :]  # [B, H, targets, channels]
-    yesterday = forecaster.normaliser.normalise(batch.days_before[:, 0], scale).asinh()
+    yesterday = forecaster.normaliser.normalise(days(batch)[:, 0], scale).asinh()
     torch.testing.assert_close(told[..., 0], yesterday)
     assert (told[..., 1] == 1).all()
-    unknown = torch.full_like(batch.days_before, torch.nan)
-    blind = forecaster.encode(batch._replace(days_before=unknown)).inputs.future
+    unknown = torch.full_like(batch.earlier, torch.nan)
+    blind = forecaster.encode(batch._replace(earlier=unknown)).inputs.future
     assert (blind[:, :, len(SCHEMA.known) :, :HOURS_CHANNELS] == 0).all()
 
 

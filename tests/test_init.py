@@ -74,7 +74,7 @@ def test_metrics_in_another_order_give_the_same_forecasts() -> None:
     profile = torch.full_like(batch.static_codes[:, 1], turned.profile_code("database"))
     mirrored = batch._replace(
         past=batch.past[..., [1, 0, 2]],
-        days_before=batch.days_before[..., [1, 0]],
+        earlier=batch.earlier[..., [1, 0]],
         static_codes=torch.stack([batch.static_codes[:, 0], profile], dim=1),
     )
     expected = source.forecast(batch)[:, :, [1, 0]]

@@ -127,8 +127,8 @@ def test_without_a_models_directory_no_name_is_taken(tmp_path: Path) -> None:
         ({"step_seconds": 300}, "the seconds of its step are 300 instead of 3600"),
         ({"prediction_horizon": 5}, "the steps of its horizon are 5 instead of 6"),
         ({"quantiles": (0.1, 0.5)}, "its quantiles are 0.1, 0.5 instead of 0.1, 0.5, 0.9"),
-        ({"days_before": 8}, "it looks back 192 ticks and 168 are kept"),
-        ({"context_length": 200}, "it looks back 200 ticks and 168 are kept"),
+        ({"days_before": 29}, "it looks back 696 ticks and 672 are kept"),
+        ({"context_length": 700}, "it looks back 700 ticks and 672 are kept"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_what_differs(

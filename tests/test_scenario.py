@@ -74,14 +74,15 @@ def test_only_the_last_hours_of_the_metrics_named_change() -> None:
         assert torch.equal(getattr(changed, field), getattr(unchanged, field))
 
 
-def test_the_changed_hours_are_seen_on_the_day_before_too() -> None:
-    """A day of 24 ticks: what changes in the context changes where its hours are shown again."""
+def test_the_changed_hours_are_seen_in_the_earlier_ticks_too() -> None:
+    """A day of 24 ticks: what changes in the context changes where it is shown again."""
     unchanged, changed = windows(small_fleet(), 24.0, cpu_percent=Change(shift=5.0))
     np.testing.assert_allclose(
-        changed.days_before[:, 0, :, 0], unchanged.days_before[:, 0, :, 0] + 5.0, rtol=1e-6
+        changed.earlier[:, -24:, 0], unchanged.earlier[:, -24:, 0] + 5.0, rtol=1e-6
     )
+    before = slice(None, -24)
     assert torch.equal(
-        changed.days_before[:, 1:].nan_to_num(), unchanged.days_before[:, 1:].nan_to_num()
+        changed.earlier[:, before].nan_to_num(), unchanged.earlier[:, before].nan_to_num()
     )
 
 

@@ -77,24 +77,20 @@ def test_gathering_equals_slicing(seed: int, hole: int) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), horizon=st.sampled_from([6, 30]))
-def test_the_days_before_are_the_same_hours_and_never_the_future(seed: int, horizon: int) -> None:
-    """A horizon of over a day reaches beyond yesterday: what is not known yet is missing."""
-    schema = replace(SCHEMA, prediction_horizon=horizon)
+@given(seed=st.integers(0, 1000))
+def test_earlier_ticks_are_those_before_the_origin(seed: int) -> None:
+    """As far as the series goes, whose end may lie before the origin."""
+    schema = replace(SCHEMA, days_before=3)
     fleet = small_fleet((90, 60))
     draw = np.random.default_rng(seed)
     server = draw.integers(0, 2, 8)
     local = draw.integers(1, fleet.lengths[server] + 5)
     batch = WindowStore(fleet, schema).gather(server, fleet.first_tick[server] + local)
-    assert batch.days_before.shape == (8, 7, horizon, 2)
+    assert batch.earlier.shape == (8, 72, 2)
     for row, (who, begin) in enumerate(zip(server, local, strict=True)):
-        series = fleet.series(who)[:, :2]
-        for day in range(7):
-            for step in range(horizon):
-                place = begin + step - 24 * (day + 1)
-                known = 0 <= place < min(begin, len(series))
-                expected = series[place] if known else np.full(2, np.nan)
-                np.testing.assert_array_equal(batch.days_before[row, day, step], expected)
+        series = np.full((72 + 90 + 5, 2), np.nan)
+        series[72 : 72 + fleet.lengths[who]] = fleet.series(who)[:, :2]
+        np.testing.assert_array_equal(batch.earlier[row].numpy(), series[begin : begin + 72])
 
 
 def test_a_forecast_of_the_real_future_needs_no_rows_for_it() -> None:

@@ -8,7 +8,7 @@ torch.export (.pt2) needs torch alone; open only files you trust, as PyTorch adv
 
     about = {"forecaster.json": ""}
     forecast = torch.export.load("model.pt2", extra_files=about).module()
-    quantiles = forecast(past, known, static_reals, static_codes, history_length, days_before)
+    quantiles = forecast(past, known, static_reals, static_codes, history_length, earlier)
     schema = json.loads(about["forecaster.json"])["schema"]
 
 ONNX (.onnx) needs onnxruntime alone; inputs are NumPy arrays:
@@ -46,7 +46,7 @@ from tft.forecaster import Forecaster
 from tft.model import TFT, TFTInputs
 
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
-INPUTS = ("past", "known", "static_reals", "static_codes", "history_length", "days_before")
+INPUTS = ("past", "known", "static_reals", "static_codes", "history_length", "earlier")
 DESCRIPTION = "forecaster.json"  # under this name in either file
 TOLERANCE = 1e-4  # of a window's spread: how far a file may be from the forecaster it was made of
 SHUT = 1000.0  # a gate's sum of inputs is within some tens; its sigmoid so far out is 0 or 1
@@ -174,7 +174,7 @@ def random_windows(forecaster: Forecaster, batch: int, seed: int) -> WindowBatch
     T, H, M = schema.context_length, schema.prediction_horizon, len(schema.targets)
     level, spread = normaliser.typical_level.cpu(), normaliser.typical_spread.cpu()
     past = torch.randn(batch, T, len(schema.metrics), generator=draw) * spread + level
-    days = torch.randn(batch, schema.days_before, H, M, generator=draw) * spread[:M] + level[:M]
+    earlier = torch.randn(batch, schema.earlier_ticks, M, generator=draw) * spread[:M] + level[:M]
     length = torch.randint(1, T + 1, (batch,), generator=draw)
     length[0] = T
     gaps = torch.rand(past.shape, generator=draw) < 0.1
@@ -190,7 +190,7 @@ def random_windows(forecaster: Forecaster, batch: int, seed: int) -> WindowBatch
         static_codes=torch.stack(codes, dim=1),
         history_length=length,
         future=torch.full((batch, H, M), torch.nan),
-        days_before=days.masked_fill(torch.rand(days.shape, generator=draw) < 0.3, torch.nan),
+        earlier=earlier.masked_fill(torch.rand(earlier.shape, generator=draw) < 0.3, torch.nan),
     )
 
 
@@ -224,12 +224,12 @@ class RawForecaster(nn.Module):
         static_reals: Tensor,
         static_codes: Tensor,
         history_length: Tensor,
-        days_before: Tensor,
+        earlier: Tensor,
     ) -> Tensor:
         """Return raw quantiles [B, H, M, Q]; see `WindowBatch` for the inputs."""
-        unread = days_before[:, 0]  # where a loader puts the future
+        unread = earlier[:, -self.forecaster.schema.prediction_horizon :]  # the future's place
         windows = WindowBatch(
-            past, known, static_reals, static_codes, history_length, unread, days_before
+            past, known, static_reals, static_codes, history_length, unread, earlier
         )
         inputs, scale = self.forecaster.encode(windows)
         return self.forecaster.to_raw(self.forecaster.network(inputs).quantiles, scale)

@@ -27,7 +27,7 @@ NAIVE_FORECASTS = (
 DAYS = 7  # whose same hours are seen
 ALIKE = 32  # moments in the history that were most like now
 APART = 6  # ticks between moments looked at
-RECENT = (1, 3, 12, 72)  # ticks before a moment whose means are compared
+RECENT = (6, 12, 72)  # ticks before a moment whose means are compared, beside the last one
 HOUR = 0.5  # squared distance of two moments a quarter of a day apart is twice as much
 OTHER_WEEKDAY = 0.02  # added to it on another day of the week,
 PER_DAY = 1e-4  # and for every day ago, so that the newer of two equal moments comes first
@@ -79,13 +79,15 @@ def analogs(earlier: Tensor, levels: tuple[float, ...], horizon: int, day: int) 
     ago = (n - 1 - torch.arange(n - 1, device=earlier.device)) * APART  # ticks
     apart = (moments[:, :, :-1] - moments[:, :, -1:]).square()
     both = (~apart.isnan()).to(apart.dtype)
-    distance = apart.nan_to_num(0.0).sum(-1) * (len(RECENT) / both.sum(-1))  # 0 / 0 where unseen
+    distance = apart.nan_to_num(0.0).sum(-1) * (both.shape[-1] / both.sum(-1))  # 0 / 0 where unseen
     turn = 2 * pi / day * ago.to(apart.dtype)
     other = ((ago + day // 2) // day % 7 != 0).to(apart.dtype)
     distance = distance + 2 * HOUR * (1 - turn.cos()) + OTHER_WEEKDAY * other + PER_DAY / day * ago
-    distance = distance.nan_to_num(nan=torch.inf)[..., : max(int((ago >= horizon).sum()), 0)]
-    k = min(ALIKE, distance.shape[-1])
-    near = distance.topk(k, largest=False)  # [B, M, k]
+    whole = n + -horizon // APART  # moments whose horizon has passed
+    if whole <= 0:
+        nothing = earlier.new_full((*earlier.shape[::2], horizon, len(levels)), torch.nan)
+        return Analogs(nothing.transpose(1, 2), nothing[:, :, 0, 0])
+    near = distance[..., :whole].nan_to_num(nan=torch.inf).topk(min(ALIKE, whole), largest=False)
     rows = earlier.shape[1] - ago[near.indices]  # first tick after each
     rows = rows.unsqueeze(2) + torch.arange(horizon, device=rows.device)[:, None]  # [B, M, H, k]
     series = earlier.transpose(1, 2).unsqueeze(2).expand(-1, -1, horizon, -1)
@@ -101,21 +103,19 @@ def _moments(earlier: Tensor) -> Tensor:
     """Describe every `APART`-th moment by the means of the ticks before it, [B, M, n, F]."""
     B, W, M = earlier.shape
     n = W // APART
-    values = earlier[:, W - n * APART :].transpose(1, 2).reshape(B, M, n, APART)
-    values = values.clamp(-FARTHEST, FARTHEST)
+    values = earlier[:, W - n * APART :].view(B, n, APART, M).clamp(-FARTHEST, FARTHEST)
     seen, known = _seen(values), values.nan_to_num(0.0)
-    means = []
+    last = known[:, :, -1].masked_fill(seen[:, :, -1] == 0, torch.nan)
+    means = [last]
     for ticks in RECENT:
-        if ticks <= APART:
-            total, count = (each[..., -ticks:].sum(-1) for each in (known, seen))
-        else:
-            blocks = ticks // APART
-            total, count = (
-                F.pad(each.sum(-1), (blocks - 1, 0)).unfold(-1, blocks, 1).sum(-1)
-                for each in (known, seen)
-            )
-        means.append((total / count).asinh())  # 0 / 0 where unseen
-    return torch.stack(means, dim=-1)
+        blocks = ticks // APART
+        total, count = (
+            F.pad(each.sum(2), (0, 0, blocks - 1, 0)).unfold(1, blocks, 1).sum(-1)
+            for each in (known, seen)
+        )
+        means.append(total / count)  # 0 / 0 where unseen
+    moments = torch.stack(means, dim=-1).transpose(1, 2)
+    return moments.abs().log1p().copysign(moments)
 
 
 def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tensor:

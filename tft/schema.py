@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 DEFAULT_QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+DAY_SECONDS = 86_400
 UNKNOWN_CODE = 0  # in every categorical input: a server or profile never seen in training
 
 
@@ -92,6 +93,16 @@ class FeatureSchema:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.server_buckets < 2:
             raise ValueError(f"server_buckets {self.server_buckets} must be at least 2")
+
+    @property
+    def day_ticks(self) -> int:
+        """Ticks in a day, of which a step longer than that is one."""
+        return max(1, DAY_SECONDS // self.step_seconds)
+
+    @property
+    def earlier_ticks(self) -> int:
+        """Ticks of the targets' history that are searched."""
+        return self.days_before * self.day_ticks
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
