@@ -115,7 +115,7 @@ def _moments(earlier: Tensor) -> Tensor:
         )
         means.append(total / count)  # 0 / 0 where unseen
     moments = torch.stack(means, dim=-1).transpose(1, 2)
-    return moments.abs().log1p().copysign(moments)
+    return moments.sign() * moments.abs().log1p()
 
 
 def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tensor:
