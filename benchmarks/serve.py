@@ -1,6 +1,6 @@
 """How the service answers under load, and how long a tick takes: `python -m benchmarks.serve`.
 
-A service in a process of its own knows 160 servers and eight days of each. For a minute it is asked
+A service in a process of its own knows 160 servers and a month of each. For a minute it is asked
 200 times a second, from another process on the same cores, for what a page and a Prometheus ask
 for. Its clock runs so fast that a tick of the whole fleet comes every few seconds, and is forecast.
 Requests start on time whether or not earlier ones were answered, and their latency counts from
@@ -39,7 +39,7 @@ from serve.commands import STATE, leave_a_core, open_service
 from tft.bundle import save_forecaster
 from tft.files import write_atomically
 
-DAYS = 8  # of history: what the model looks back on, and the context of the first of them
+DAYS = SCHEMA.days_before + 1  # of history: what the model looks back on, and a day that is kept
 CONNECTIONS = 32  # kept open, as a few pages and a proxy keep them
 STEP = SCHEMA.step_seconds
 TICKS = 3  # of each fleet measured by itself

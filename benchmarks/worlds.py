@@ -17,7 +17,7 @@ from data.fleet import Fleet, IntArray
 from data.reading import TableSpec, read_fleet
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore, index_windows
-from report.batches import naive_store, ticks_per_day
+from report.batches import naive_store
 from report.naive import window_quantiles
 from report.scores import ScoreSums, comparable
 from tft.bundle import load_forecaster
@@ -103,7 +103,7 @@ def score(forecaster: Forecaster, truth: World, worlds: dict[str, World]) -> dic
         )
         for name, world in worlds.items()
     }
-    M, day = len(schema.targets), ticks_per_day(schema)
+    M, day = len(schema.targets), schema.day_ticks
     for start in range(0, len(truth.server), BATCH):
         part = slice(start, start + BATCH)
         forecasts = {}

@@ -52,7 +52,7 @@ def judged_batches(
     schema, device = forecaster.schema, forecaster.quantiles.device
     M, H, levels = len(schema.targets), schema.prediction_horizon, schema.quantiles
     store = WindowStore(fleet, schema, device, forecaster.facts.servers)
-    past_days, day = naive_store(fleet, schema), ticks_per_day(schema)
+    past_days, day = naive_store(fleet, schema), schema.day_ticks
     for start in range(0, len(server), BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, len(server)))
         batch = store.gather(server[part], origin[part])
@@ -80,10 +80,5 @@ def naive_store(fleet: Fleet, schema: FeatureSchema) -> WindowStore:
     Naive forecasts are named for a day: a forecaster of less context must not lower the bar. On
     the CPU the store shares the fleet's series.
     """
-    ticks = max(schema.context_length, ticks_per_day(schema))
-    return WindowStore(fleet, replace(schema, context_length=ticks))
-
-
-def ticks_per_day(schema: FeatureSchema) -> int:
-    """Return the ticks in a day."""
-    return 86_400 // schema.step_seconds
+    ticks = max(schema.context_length, schema.day_ticks)
+    return WindowStore(fleet, replace(schema, context_length=ticks, days_before=1))

@@ -23,7 +23,7 @@ from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 
-FORMAT, VERSION = "fleet-tft", 3
+FORMAT, VERSION = "fleet-tft", 4
 MANIFEST = "forecaster.json"
 
 

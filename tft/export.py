@@ -109,7 +109,7 @@ def describe(forecaster: Forecaster) -> dict[str, Any]:
     output = ["batch", schema.prediction_horizon, len(schema.targets), len(schema.quantiles)]
     return {
         "format": "fleet-tft export",
-        "version": 1,
+        "version": 2,
         "weights_sha256": hashlib.sha256(packed_weights(forecaster)).hexdigest(),
         "schema": schema.to_dict(),
         "quantiles": list(schema.quantiles),

@@ -196,9 +196,7 @@ def window_summary(past: Tensor, days: Tensor, distance: Tensor) -> Tensor:
     return torch.stack([*told, _seen(others).mean(1), compressed(distance)], dim=-1)
 
 
-def naive_forecasts(
-    past: Tensor, days: Tensor, alike: Tensor, levels: tuple[float, ...]
-) -> Tensor:
+def naive_forecasts(past: Tensor, days: Tensor, alike: Tensor, levels: tuple[float, ...]) -> Tensor:
     """Forecast every step by quantiles of what was seen.
 
     Args:

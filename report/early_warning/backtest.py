@@ -42,7 +42,7 @@ import numpy.typing as npt
 from data.fleet import Fleet, IntArray
 from data.splits import spread_evenly
 from data.windows import WindowIndex, WindowStore
-from report.batches import BATCH_SIZE, MODEL_NAME, naive_store, ticks_per_day
+from report.batches import BATCH_SIZE, MODEL_NAME, naive_store
 from report.early_warning.alerts import (
     ALARM_PROBABILITIES,
     AlertScores,
@@ -100,7 +100,7 @@ def backtest(
     watch = watch_ticks(schema, every)
     limits = np.array(list(choose_thresholds(forecaster, thresholds).values()))
     all_servers, all_origins = _aligned(index, every)
-    server, origin = _spread_days(all_servers, all_origins, ticks_per_day(schema), most_origins)
+    server, origin = _spread_days(all_servers, all_origins, schema.day_ticks, most_origins)
     if len(origin) == 0:
         raise ValueError(
             f"no origin to warn from: none of {len(index):,} windows starts at a multiple of "
@@ -184,7 +184,7 @@ def _chances(
         forecasts = {MODEL_NAME: forecaster.forecast(store.gather(server, origin)).cpu().numpy()}
         past = naives.gather(server, origin).past[:, :, :M].numpy()
         for name, naive in BESIDE.items():
-            forecasts[name] = naive(past, H, schema.quantiles, ticks_per_day(schema))
+            forecasts[name] = naive(past, H, schema.quantiles, schema.day_ticks)
         for name, forecast in forecasts.items():
             chances[name][rows] = crossing_probability(
                 forecast[:, ahead], schema.quantiles, thresholds, schema.step_seconds
