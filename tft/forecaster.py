@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tft.analogs import analogs
 from tft.batch import WindowBatch
 from tft.calibration import scale_gaps
 from tft.history import (
     HOURS_CHANNELS,
-    NAIVE_FORECASTS,
     LEVELS,
+    NAIVE_FORECASTS,
     WINDOW_CHANNELS,
-    analogs,
     days_of,
+    memory,
     naive_forecasts,
     same_hours,
     window_summary,
@@ -155,24 +156,25 @@ class Forecaster(nn.Module):
     def encode(self, batch: WindowBatch) -> Encoded:
         """Turn raw windows into network inputs, in float32 whatever the autocast."""
         M, H = len(self.schema.targets), self.schema.prediction_horizon
-        T = batch.past.shape[1]
+        T, levels, day = batch.past.shape[1], self.schema.quantiles, self.schema.day_ticks
         with torch.autocast(batch.past.device.type, enabled=False):
             batch = batch.to_dtype(self.normaliser.typical_level.dtype)
             raw = batch.past.masked_fill(~batch.past.isfinite(), torch.nan)
             earlier = batch.earlier.masked_fill(~batch.earlier.isfinite(), torch.nan)
-            day = self.schema.day_ticks
             scale = self.normaliser.measure(raw, days_of(earlier, H, day))
             values = self.normaliser.normalise(raw, scale)
             earlier = self.normaliser.normalise(earlier, scale)
             days = days_of(earlier, H, day)
-            alike, distance = analogs(earlier, self.schema.quantiles, H, day)
+            rho = memory(values[..., :M], H)
+            alike, distance = analogs(earlier, rho[..., 1 : H + 1], levels, day)
             past = presence_channels(values)
             known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
             level = self.normaliser.scale_features(scale)[:, :M]
             summary = window_summary(values[..., :M], days, distance)
             summary = torch.cat([level, summary], dim=-1)
-            naive = naive_forecasts(values[..., :M], days, alike, self.schema.quantiles)
-            three = alike[..., [self.schema.quantiles.index(q) for q in LEVELS]]
+            naive = naive_forecasts(values[..., :M], days, alike, rho, levels)
+            near = [min(levels, key=lambda level: abs(level - told)) for told in LEVELS]
+            three = alike[..., [levels.index(level) for level in near]]
             told = summary.unsqueeze(1).expand(-1, H, -1, -1)
             inputs = TFTInputs(
                 past=torch.cat([past, known_past[:, -T:]], dim=2),

@@ -9,9 +9,6 @@ B batch, T context, W earlier ticks, H horizon, M metrics, K naive forecasts, Q 
 horizon's ticks on days before, newest first.
 """
 
-from math import pi
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,23 +22,10 @@ NAIVE_FORECASTS = (
     "context", "last hour", "last 6 hours", "last tick", "same hours before", "moments like this"
 )  # fmt: skip
 DAYS = 7  # whose same hours are seen
-ALIKE = 32  # moments in the history that were most like now
-APART = 6  # ticks between moments looked at
-RECENT = (6, 12, 72)  # ticks before a moment whose means are compared, beside the last one
-HOUR = 0.5  # squared distance of two moments a quarter of a day apart is twice as much
-OTHER_WEEKDAY = 0.02  # added to it on another day of the week,
-PER_DAY = 1e-4  # and for every day ago, so that the newer of two equal moments comes first
 LAGS = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 96)  # ticks at which memory is measured
 NEAR = 3.0  # spreads from the mean; in measuring memory what is farther away is that far
 HOURS_CHANNELS = 8 + len(LEVELS)
 WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 2
-
-
-class Analogs(NamedTuple):
-    """What came after the moments most like now."""
-
-    quantiles: Tensor  # [B, H, M, Q] ascending in Q, NaN where nothing was seen
-    distance: Tensor  # [B, M] of these moments in the mean, NaN where there are none
 
 
 def days_of(earlier: Tensor, horizon: int, day: int) -> Tensor:
@@ -61,92 +45,6 @@ def days_of(earlier: Tensor, horizon: int, day: int) -> Tensor:
     return torch.stack([padded[:, W - day * d : W - day * d + horizon] for d in ago], dim=1)
 
 
-def analogs(earlier: Tensor, levels: tuple[float, ...], horizon: int, day: int) -> Analogs:
-    """Forecast by what came after the moments in a metric's own history that were most like now.
-
-    The method of analogues (Lorenz 1969), metric by metric: a moment is described by the means of
-    its last ticks, compressed, and by its hour; what followed the nearest counts the more the
-    nearer it was, and the farthest for nothing, so that a forecast changes smoothly.
-
-    Args:
-        earlier: [B, W, M] ticks before the first to forecast, in spreads, NaN where missing.
-        levels: Q quantile levels, ascending.
-        horizon: H.
-        day: ticks in a day.
-    """
-    moments = _moments(earlier)  # [B, M, n, F], the last one is now
-    n = moments.shape[2]
-    ago = (n - 1 - torch.arange(n - 1, device=earlier.device)) * APART  # ticks
-    apart = (moments[:, :, :-1] - moments[:, :, -1:]).square()
-    both = (~apart.isnan()).to(apart.dtype)
-    distance = apart.nan_to_num(0.0).sum(-1) * (both.shape[-1] / both.sum(-1))  # 0 / 0 where unseen
-    turn = 2 * pi / day * ago.to(apart.dtype)
-    other = ((ago + day // 2) // day % 7 != 0).to(apart.dtype)
-    distance = distance + 2 * HOUR * (1 - turn.cos()) + OTHER_WEEKDAY * other + PER_DAY / day * ago
-    whole = n + -horizon // APART  # moments whose horizon has passed
-    if whole <= 0:
-        nothing = earlier.new_full((*earlier.shape[::2], horizon, len(levels)), torch.nan)
-        return Analogs(nothing.transpose(1, 2), nothing[:, :, 0, 0])
-    near = distance[..., :whole].nan_to_num(nan=torch.inf).topk(min(ALIKE, whole), largest=False)
-    rows = earlier.shape[1] - ago[near.indices]  # first tick after each
-    rows = rows.unsqueeze(2) + torch.arange(horizon, device=rows.device)[:, None]  # [B, M, H, k]
-    series = earlier.transpose(1, 2).unsqueeze(2).expand(-1, -1, horizon, -1)
-    came = series.gather(3, rows)
-    some = near.values.isfinite()
-    reach = near.values.masked_fill(~some, 0.0).amax(-1, keepdim=True).clamp(min=1e-9)
-    weight = torch.where(some, (1 - near.values / reach).clamp(min=1e-3), 0.0)
-    distance = (near.values.nan_to_num(posinf=0.0) * weight).sum(-1) / weight.sum(-1)
-    return Analogs(_weighted(levels, came, weight.unsqueeze(2)).transpose(1, 2), distance)
-
-
-def _moments(earlier: Tensor) -> Tensor:
-    """Describe every `APART`-th moment by the means of the ticks before it, [B, M, n, F]."""
-    B, W, M = earlier.shape
-    n = W // APART
-    values = earlier[:, W - n * APART :].view(B, n, APART, M).clamp(-FARTHEST, FARTHEST)
-    seen, known = _seen(values), values.nan_to_num(0.0)
-    last = known[:, :, -1].masked_fill(seen[:, :, -1] == 0, torch.nan)
-    means = [last]
-    for ticks in RECENT:
-        blocks = ticks // APART
-        total, count = (
-            F.pad(each.sum(2), (0, 0, blocks - 1, 0)).unfold(1, blocks, 1).sum(-1)
-            for each in (known, seen)
-        )
-        means.append(total / count)  # 0 / 0 where unseen
-    moments = torch.stack(means, dim=-1).transpose(1, 2)
-    return moments.sign() * moments.abs().log1p()
-
-
-def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tensor:
-    """Return quantiles of weighted values, straight lines between them.
-
-    Args:
-        levels: Q.
-        values: [..., k], NaN where missing.
-        weight: broadcastable to it.
-
-    Returns:
-        [..., Q], NaN where nothing has weight.
-    """
-    weight = torch.where(values.isnan(), 0.0, weight)
-    ordered, order = values.nan_to_num(nan=torch.inf).sort(-1)
-    weight = weight.gather(-1, order)
-    total = weight.cumsum(-1)
-    middle = (total - weight / 2) / total[..., -1:].clamp(min=1e-9)  # place of each, 0 to 1
-    last = (weight > 0).sum(-1, keepdim=True) - 1
-    found = []
-    for level in levels:
-        above = (middle < level).sum(-1, keepdim=True)
-        below = (above - 1).clamp(min=0)
-        above = above.minimum(last.clamp(min=0))
-        below = below.minimum(above)
-        start, end = middle.gather(-1, below), middle.gather(-1, above)
-        way = ((level - start) / (end - start).clamp(min=1e-9)).clamp(0.0, 1.0)
-        found.append(torch.lerp(ordered.gather(-1, below), ordered.gather(-1, above), way))
-    return torch.cat(found, dim=-1).masked_fill(last < 0, torch.nan)
-
-
 def same_hours(days: Tensor, alike: Tensor) -> Tensor:
     """Tell of every horizon step what its hour was like before.
 
@@ -157,7 +55,8 @@ def same_hours(days: Tensor, alike: Tensor) -> Tensor:
     Returns:
         [B, H, M, 11]: yesterday's tick, whether it was seen, and the mean around it; mean and
         standard deviation around it over all days, and the share of these ticks seen; the tick of
-        the oldest day and whether it was seen; the quantiles of moments like this. 0 where nothing was.
+        the oldest day and whether it was seen; the quantiles of moments like this. 0 where
+        nothing was.
     """
     yesterday, oldest = days[:, 0], days[:, -1]
     around, _, _ = _around(days[:, :1], AROUND_YESTERDAY)
@@ -196,13 +95,16 @@ def window_summary(past: Tensor, days: Tensor, distance: Tensor) -> Tensor:
     return torch.stack([*told, _seen(others).mean(1), compressed(distance)], dim=-1)
 
 
-def naive_forecasts(past: Tensor, days: Tensor, alike: Tensor, levels: tuple[float, ...]) -> Tensor:
+def naive_forecasts(
+    past: Tensor, days: Tensor, alike: Tensor, rho: Tensor, levels: tuple[float, ...]
+) -> Tensor:
     """Forecast every step by quantiles of what was seen.
 
     Args:
         past: [B, T, M], NaN where missing.
         days: [B, days, H, M], NaN where unseen.
-        alike: [B, H, M, Q] of `analogs`.
+        alike: [B, H, M, Q] of `tft.analogs`.
+        rho: [B, M, lags] of `memory`.
         levels: Q quantile levels, ascending.
 
     Returns:
@@ -218,12 +120,12 @@ def naive_forecasts(past: Tensor, days: Tensor, alike: Tensor, levels: tuple[flo
     around = around.unfold(2, 2 * SAME_HOURS + 1, 1)  # [B, days, H, M, ticks]
     same = _at(levels, around.permute(0, 2, 3, 1, 4).flatten(3))  # [B, H, M, Q]
     steady = (each.unsqueeze(1).expand(-1, H, -1, -1) for each in held)
-    every = [*steady, _fading(past, held[0], levels, H), same, alike]
+    every = [*steady, _fading(past, held[0], rho, levels, H), same, alike]
     whole = every[0].nan_to_num(0.0)
     return torch.stack([torch.where(each.isnan(), whole, each) for each in every], dim=-2)
 
 
-def _fading(past: Tensor, whole: Tensor, levels: tuple[float, ...], H: int) -> Tensor:
+def _fading(past: Tensor, whole: Tensor, rho: Tensor, levels: tuple[float, ...], H: int) -> Tensor:
     """Forecast from the last tick seen, fading to the context's quantiles as it is forgotten.
 
     What one value tells of another one, rho being their correlation: the median and rho of the
@@ -233,6 +135,7 @@ def _fading(past: Tensor, whole: Tensor, levels: tuple[float, ...], H: int) -> T
     Args:
         past: [B, T, M], NaN where missing.
         whole: [B, M, Q], quantiles of it at the levels.
+        rho: [B, M, lags] of `memory`.
         levels: with the median.
         H: steps ahead.
 
@@ -244,24 +147,23 @@ def _fading(past: Tensor, whole: Tensor, levels: tuple[float, ...], H: int) -> T
     newest = (_seen(past) * places[:, None]).argmax(1)  # [B, M], 0 where nothing was seen
     last = past.gather(1, newest.unsqueeze(1)).transpose(1, 2)  # [B, M, 1]
     ahead = (T - newest).unsqueeze(-1) + torch.arange(H, device=past.device)
-    most = max(H, LAGS[-1])
-    rho = memory(past, most).gather(-1, ahead.clamp(max=most)).unsqueeze(-1)  # [B, M, H, 1]
+    rho = rho.gather(-1, ahead.clamp(max=rho.shape[-1] - 1)).unsqueeze(-1)  # [B, M, H, 1]
     median = whole[..., levels.index(0.5), None]  # [B, M, 1]
     kept = (1 - rho.square()).clamp(min=0.0).sqrt()
     centre, apart = rho * (last - median).unsqueeze(2), kept * (whole - median).unsqueeze(2)
     return (median.unsqueeze(2) + centre + apart).transpose(1, 2)
 
 
-def memory(past: Tensor, H: int) -> Tensor:
+def memory(past: Tensor, horizon: int) -> Tensor:
     """Return the autocorrelation of windows, taken as never negative and never rising again.
 
     Args:
         past: [B, T, M], NaN where missing.
-        H: lags asked for.
+        horizon: H.
 
     Returns:
-        [B, M, H + 1] at lags 0 to H: of the pairs seen at `LAGS`, straight lines between them and
-        level behind the last. 0 but at lag 0 where nothing moved.
+        [B, M, 1 + lags] at lags from 0 to H and to the last of `LAGS`: of the pairs seen at these,
+        straight lines between them and level behind the last. 0 but at lag 0 where nothing moved.
     """
     near = (past - past.nanmean(1, keepdim=True)).clamp(-NEAR, NEAR)
     seen, apart = _seen(near), (near - near.nanmean(1, keepdim=True)).nan_to_num(0.0)
@@ -277,8 +179,8 @@ def memory(past: Tensor, H: int) -> Tensor:
         way = torch.arange(1, lag - before + 1, device=past.device) / (lag - before)
         lines.append(torch.lerp(rho.unsqueeze(-1), lower.unsqueeze(-1), way.to(past.dtype)))
         before, rho = lag, lower
-    lines.append(rho.unsqueeze(-1).expand(-1, -1, max(H - before, 0)))
-    return torch.cat(lines, dim=-1)[..., : H + 1]
+    lines.append(rho.unsqueeze(-1).expand(-1, -1, max(horizon - before, 0)))
+    return torch.cat(lines, dim=-1)
 
 
 def compressed(values: Tensor) -> Tensor:
