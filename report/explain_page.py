@@ -34,8 +34,9 @@ HOW_TO_READ = (
     "What also stands elsewhere is missed less than it is worth: a metric's past, its values a day "
     "before and its level tell much of the same, and a shuffled one leaves the others. The rows "
     "of whole groups shuffle all of a group together.",
-    "A metric's variable 'at these hours before' holds more than those hours: its quantiles, its "
-    "spread and its largest value of the last day, 6 hours and hour stand there too.",
+    "A metric's variable 'before' holds its values at the same hours of a week, what followed the "
+    "moments of the month that were most like now, and its quantiles, its spread and its largest "
+    "value of the last day, 6 hours and hour.",
     "One use of the past is in none of these figures: the network reads and forecasts every metric "
     "in standard deviations around the mean of the window's own history, and that scale is never "
     "shuffled.",

@@ -104,7 +104,7 @@ def test_a_daily_rhythm_is_read_off_yesterday_or_the_clock(tmp_path: Path) -> No
         context_length=48, min_context_length=24, prediction_horizon=12, epochs=3,
         windows_per_epoch=1024,
     )  # fmt: skip
-    future, before = of_group(read.whole, "future"), "load at these hours before"
+    future, before = of_group(read.whole, "future"), "load before"
     assert max(read.whole.variables, key=lambda one: one.growth.mean).name == before
     assert max(future, key=lambda name: future[name].weight.mean) == before
     assert future[before].growth.low > 20.0

@@ -82,16 +82,14 @@ def _recent_means(earlier: Tensor) -> Tensor:
     """
     B, W, M = earlier.shape
     n = W // APART
-    values = earlier[:, W - n * APART :].view(B, n, APART, M).clamp(-FARTHEST, FARTHEST)
-    seen, known = _seen(values), values.nan_to_num(0.0)
-    last = known[:, :, -1].masked_fill(seen[:, :, -1] == 0, torch.nan)
-    means = [last]
+    values = earlier[:, W - n * APART :].reshape(B, n, APART * M).clamp(-FARTHEST, FARTHEST)
+    both = torch.stack([values.nan_to_num(0.0), _seen(values)])  # [2, B, n, APART x M]
+    blocks = both @ torch.eye(M, dtype=both.dtype, device=both.device).repeat(APART, 1)
+    running = F.pad(blocks.double().cumsum(2), (0, 0, 1, 0))  # single would lose a digit a day
+    means = [values[..., -M:]]
     for ticks in RECENT:
-        blocks = ticks // APART
-        total, count = (
-            F.pad(each.sum(2), (0, 0, blocks - 1, 0)).unfold(1, blocks, 1).sum(-1)
-            for each in (known, seen)
-        )
+        begin = (torch.arange(n, device=both.device) + 1 - ticks // APART).clamp(min=0)
+        total, count = (running[:, :, 1:] - running[:, :, begin]).to(both.dtype)
         means.append(total / count)  # 0 / 0 where unseen
     return torch.stack(means, dim=-1).transpose(1, 2)
 
@@ -113,16 +111,14 @@ def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tens
     total = weight.cumsum(-1)
     middle = (total - weight / 2) / total[..., -1:].clamp(min=1e-9)  # place of each, 0 to 1
     last = (weight > 0).sum(-1, keepdim=True) - 1
-    found = []
-    for level in levels:
-        above = (middle < level).sum(-1, keepdim=True)
-        below = (above - 1).clamp(min=0)
-        above = above.minimum(last.clamp(min=0))
-        below = below.minimum(above)
-        start, end = middle.gather(-1, below), middle.gather(-1, above)
-        way = ((level - start) / (end - start).clamp(min=1e-9)).clamp(0.0, 1.0)
-        found.append(torch.lerp(ordered.gather(-1, below), ordered.gather(-1, above), way))
-    return torch.cat(found, dim=-1).masked_fill(last < 0, torch.nan)
+    above = torch.stack([(middle < level).sum(-1) for level in levels], dim=-1)
+    below = (above - 1).clamp(min=0)
+    above = above.minimum(last.clamp(min=0))
+    below = below.minimum(above)
+    start, end = middle.gather(-1, below), middle.gather(-1, above)
+    way = (middle.new_tensor(levels) - start) / (end - start).clamp(min=1e-9)
+    found = torch.lerp(ordered.gather(-1, below), ordered.gather(-1, above), way.clamp(0.0, 1.0))
+    return found.masked_fill(last < 0, torch.nan)
 
 
 def _seen(values: Tensor) -> Tensor:

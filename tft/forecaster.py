@@ -86,7 +86,7 @@ def past_names(schema: FeatureSchema) -> tuple[str, ...]:
 
 def future_names(schema: FeatureSchema) -> tuple[str, ...]:
     """Name the network's future variables in their order."""
-    return (*schema.known, *(f"{name} at these hours before" for name in schema.target_names))
+    return (*schema.known, *(f"{name} before" for name in schema.target_names))
 
 
 def static_names(schema: FeatureSchema) -> tuple[str, ...]:
