@@ -43,7 +43,7 @@ def test_a_windows_summary_by_hand() -> None:
     past[0, 0] = torch.nan
     days = torch.full((1, 2, 5, 1), torch.nan)
     days[0, 0, :, 0] = torch.arange(5.0)
-    told = window_summary(past, days, torch.tensor([[3.0]]))
+    told = window_summary(past, days, torch.tensor([[3.0]]), torch.tensor([[0.7]]))
     assert told.shape == (1, 1, WINDOW_CHANNELS)
     whole, hour = np.arange(2.0, 22), np.arange(10.0, 22)  # 12 ticks are the last hour
     rows = [
@@ -51,7 +51,7 @@ def test_a_windows_summary_by_hand() -> None:
         [11, 16, 20, hour.std(), 21],  # places 1, 6 and 10 of 12
         [4, 12, 19, whole.std(), 21],  # there are no six hours
     ]
-    expected = np.arcsinh([*np.concatenate(rows), 0, 2, 4]).tolist() + [0.5, np.arcsinh(3)]
+    expected = np.arcsinh([*np.concatenate(rows), 0, 2, 4]).tolist() + [0.5, np.arcsinh(3), 0.7]
     np.testing.assert_allclose(told[0, 0].numpy(), expected, rtol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_nothing_seen_says_nothing() -> None:
     told = analogs(torch.full((2, 240, 3), torch.nan), torch.ones(2, 3, 4), (0.1, 0.5), day=24)
     assert told.quantiles.isnan().all() and told.distance.isnan().all()
     three = torch.full((2, 4, 3, 3), torch.nan)
-    assert (window_summary(past, days, told.distance) == 0).all()
+    assert (window_summary(past, days, told.distance, torch.zeros(2, 3)) == 0).all()
     assert (same_hours(days, three) == 0).all()
     assert (naive_forecasts(past, days, told.quantiles, memory(past, 4), (0.1, 0.5)) == 0).all()
 
@@ -147,7 +147,7 @@ def test_nothing_seen_says_nothing() -> None:
 def test_values_of_any_size_stay_finite() -> None:
     past, days = torch.full((1, 9, 1), 1e30), torch.full((1, 7, 4, 1), -1e30)
     told = analogs(torch.full((1, 240, 1), 1e30), torch.ones(1, 1, 4), (0.1, 0.5, 0.9), day=24)
-    assert window_summary(past, days, told.distance).abs().max() < 6
+    assert window_summary(past, days, told.distance, torch.ones(1, 1)).abs().max() < 6
     assert same_hours(days, told.quantiles).abs().max() < 6
 
 

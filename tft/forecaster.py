@@ -170,7 +170,8 @@ class Forecaster(nn.Module):
             past = presence_channels(values)
             known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
             level = self.normaliser.scale_features(scale)[:, :M]
-            summary = window_summary(values[..., :M], days, distance)
+            share = earlier.isfinite().to(earlier.dtype).mean(1)
+            summary = window_summary(values[..., :M], days, distance, share)
             summary = torch.cat([level, summary], dim=-1)
             naive = naive_forecasts(values[..., :M], days, alike, rho, levels)
             near = [min(levels, key=lambda level: abs(level - told)) for told in LEVELS]

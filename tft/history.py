@@ -25,7 +25,7 @@ DAYS = 7  # whose same hours are seen
 LAGS = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 96)  # ticks at which memory is measured
 NEAR = 3.0  # spreads from the mean; in measuring memory what is farther away is that far
 HOURS_CHANNELS = 8 + len(LEVELS)
-WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 2
+WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 3
 
 
 def days_of(earlier: Tensor, horizon: int, day: int) -> Tensor:
@@ -75,24 +75,25 @@ def same_hours(days: Tensor, alike: Tensor) -> Tensor:
     return torch.stack(channels, dim=-1)
 
 
-def window_summary(past: Tensor, days: Tensor, distance: Tensor) -> Tensor:
+def window_summary(past: Tensor, days: Tensor, distance: Tensor, share: Tensor) -> Tensor:
     """Tell what a window's history holds.
 
     Args:
         past: [B, T, M], NaN where missing.
         days: [B, days, H, M], NaN where unseen.
         distance: [B, M] of moments like this.
+        share: [B, M] of the ticks they were looked for in that were seen.
 
     Returns:
-        [B, M, 20]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
+        [B, M, 21]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
         deviation and the largest value each; of the days before three quantiles and the share
-        seen; the distance. 0 where nothing was.
+        seen; the distance and the share. 0 where nothing was.
     """
     others = days.flatten(1, 2)
     spans = (past, *(past[:, -ticks:] for ticks in SPANS))
     channels = [channel for span in spans for channel in _summary(span)]
     told = [compressed(channel) for channel in (*channels, *_quantiles(others))]
-    return torch.stack([*told, _seen(others).mean(1), compressed(distance)], dim=-1)
+    return torch.stack([*told, _seen(others).mean(1), compressed(distance), share], dim=-1)
 
 
 def naive_forecasts(
