@@ -29,13 +29,7 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "suggested": {"auto_lr_find": True},
         **{f"{rate:g}": {"learning_rate": rate} for rate in RATES},
     },
-    "schedule": {
-        "plateau": {},
-        "plateau, weights as they are": {"ema_decay": None},
-        "cosine": {"schedule": "cosine"},
-        "cosine from 0.012": {"schedule": "cosine", "learning_rate": 0.012},
-        "one-cycle": {"schedule": "cosine", "warmup": 0.3},
-    },
+    "averaging": {"averaged": {}, "as they are": {"ema_decay": None}},
     "fast-path": {"hand-derived": {}, "readable": {"fast_path": False}},
     "precision": {name: {"precision": name} for name in ("fp32", "bf16", "fp16")},
 }

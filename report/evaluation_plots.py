@@ -72,10 +72,10 @@ def convergence_figure(course: Sequence[Epoch], best_epoch: int) -> Figure:
         )  # fmt: skip
     losses.set_ylabel("loss")
     losses.legend(frameon=False)
-    rates.plot(numbers, [e.learning_rate for e in course], color=BLUE, linewidth=1.5, **style)
+    values = [epoch.learning_rate for epoch in course]
+    rates.plot(numbers, values, color=BLUE, linewidth=1.5, **style)
     rates.set_ylabel("learning rate")
-    positive = [epoch.learning_rate for epoch in course if epoch.learning_rate > 0]
-    if positive and max(positive) > 10 * min(positive):
+    if max(values) > 10 * min(values):
         rates.set_yscale("log")
     else:
         rates.set_ylim(bottom=0.0)

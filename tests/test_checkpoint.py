@@ -165,7 +165,7 @@ CASES = {
     "plain": CONFIG,
     "accumulation": replace(CONFIG, accumulate_grad_batches=2, epochs=3),
     "fp16 scaler": replace(CONFIG, precision="fp16"),
-    "cosine and averaging": replace(CONFIG, schedule="cosine", ema_decay=0.9),
+    "averaging": replace(CONFIG, ema_decay=0.9),
     "plateau and early stopping": replace(
         CONFIG, learning_rate=0.5, epochs=6, plateau_patience=1, early_stopping_patience=2
     ),
@@ -267,10 +267,6 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     train(tmp_path / "run", CONFIG)
     with pytest.raises(ValueError, match="trained with weight_decay = 0.01, not 0.5"):
         train(tmp_path / "run", replace(CONFIG, weight_decay=0.5), resume=True)
-    cosine = replace(CONFIG, schedule="cosine")
-    train(tmp_path / "cosine", cosine)
-    with pytest.raises(ValueError, match="trained with epochs = 2, not 3"):
-        train(tmp_path / "cosine", replace(cosine, epochs=3), resume=True)
 
 
 def test_an_epoch_cut_short_is_remembered_as_the_best(

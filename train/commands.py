@@ -53,7 +53,6 @@ train_options = with_options(
     ),
     click.option("--learning-rate", type=float, help="At the start.  [default: 0.006]"),
     click.option("--find-lr", "auto_lr_find", is_flag=True, help="Start from a test's suggestion."),
-    click.option("--schedule", help="plateau or cosine.  [default: plateau]"),
     click.option("--ema-decay", type=float, help="Of averaged weights.  [default: 0.99]"),
     step_options,
     click.option(

@@ -89,10 +89,6 @@ class TrainConfig:
     """AdamW's, at the start; chosen by measurement, see benchmarks/NOTES.md."""
     auto_lr_find: bool = False
     """Replace learning_rate by an LR range test's suggestion."""
-    schedule: Literal["plateau", "cosine"] = "plateau"
-    """Halve the learning rate where validation stalls, or let it fall to 0 along a cosine."""
-    warmup: float = 0.05
-    """Share of a cosine's training in which the rate rises from 0 first; 0.3 is one-cycle's."""
     ema_decay: float | None = 0.99
     """Validate and keep an exponential moving average of the weights; none: the weights as is."""
     weight_decay: float = 0.01
@@ -100,7 +96,7 @@ class TrainConfig:
     gradient_clip_val: float = 0.1
     """Largest norm of a step's gradient."""
     plateau_patience: int = 4
-    """Epochs in a row without a better validation loss that halve a plateau's learning rate."""
+    """Epochs in a row without a better validation loss that halve the learning rate."""
     early_stopping_patience: int = 8
     """Epochs in a row without a better validation loss that end the training."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -194,11 +190,7 @@ class TrainConfig:
 
 def first_difference(saved: Mapping[str, Any], config: TrainConfig) -> str | None:
     """Name a key in which a saved configuration trains otherwise than this one; None: in none."""
-    may_change = set(MAY_CHANGE)
-    if config.schedule == "cosine":  # its rates follow from the length
-        may_change -= {"epochs", "max_minutes"}
-    if config.auto_lr_find:
-        may_change |= {"learning_rate"}  # as found
+    may_change = MAY_CHANGE | ({"learning_rate"} if config.auto_lr_find else set())  # as found
     now, before = config.to_dict(), TrainConfig.from_dict(saved).to_dict()
     return next((key for key in now if key not in may_change and before[key] != now[key]), None)
 
@@ -257,7 +249,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000),
     "accumulate_grad_batches": (1, 1_000_000),
     "learning_rate": (1e-8, 10.0),
-    "warmup": (0.0, 1.0),
     "ema_decay": (0.0, 0.999999),
     "weight_decay": (0.0, 10.0),
     "gradient_clip_val": (1e-6, 1e6),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from signal import Signals
 
 from train.config import TrainConfig
-from train.course import Course
 from train.progress import Progress
 from train.ranks import Ranks
 from train.record import EpochRecord, gpu_memory_mb, resident_memory_mb
@@ -62,14 +61,14 @@ def fit(
         Stopped: on request, after saving a checkpoint.
     """
     stop = stop or StopRequest()
-    course = Course(config, train_loader, deadline)
-    progress = Progress(config.epochs, course.steps, train_loader, deadline, state.ranks.first)
+    progress = Progress(config, train_loader, deadline, state.ranks.first)
     closing_seconds, ended = 0.0, state.epoch - 1
     while not finished(state, config):
         started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
         try:
-            train_epoch(state, train_loader, course, run, progress, stop, closing_seconds)
+            last_moment = deadline - closing_seconds
+            train_epoch(state, train_loader, config, run, progress, stop, last_moment)
             trained = time.monotonic()
             validation = validate(state.judged, validation_loader, config, state.ranks, stop)
         except (Stopped, ChildProcessError) as error:
@@ -158,11 +157,11 @@ def finished(state: TrainState, config: TrainConfig) -> bool:
 def train_epoch(
     state: TrainState,
     loader: TrainLoader,
-    course: Course,
+    config: TrainConfig,
     run: RunDirectory | Bystander,
     progress: Progress,
     stop: StopRequest,
-    closing_seconds: float,
+    deadline: float,
 ) -> None:
     """Take the remaining steps of an epoch, or as many as there is time for.
 
@@ -170,24 +169,23 @@ def train_epoch(
         FloatingPointError: three steps in a row had no finite gradient.
         Stopped: on request, of any rank.
     """
-    config, ranks = course.config, state.ranks
+    ranks = state.ranks
+    windows_per_step = config.accumulate_grad_batches * config.batch_size  # on all ranks
     state.forecaster.train()
     first_batch = state.step_in_epoch * config.accumulate_grad_batches
-    (done,) = ranks.most(course.done(state))
     moment = time.monotonic()
     for group in grouped(loader.epoch(state.epoch - 1, first_batch), config):
-        state.follow_schedule(done)
         result = train_step(state.model, group, state.optimizer, state.scaler, config, ranks)
         state.count(result)
-        before, state.windows = state.windows, course.windows(state.step_in_epoch)
+        before = state.windows
+        state.windows = min(state.step_in_epoch * windows_per_step, loader.windows_per_epoch)
         if not result.applied:
             explain_skip(state, loader, result, run, progress)
         since, moment = moment, time.monotonic()
         run.log_step(state, result, (state.windows - before) / max(moment - since, 1e-9))
         progress.step(state.step_in_epoch)
-        late = moment > course.deadline - closing_seconds
-        signal, late_anywhere, due, done = ranks.most(
-            stop.signal or 0, late, run.checkpoint_due(), course.done(state)
+        signal, late_anywhere, due = ranks.most(
+            stop.signal or 0, moment > deadline, run.checkpoint_due()
         )
         state.out_of_time = bool(late_anywhere) and not signal
         if signal:

@@ -9,7 +9,7 @@ from train.config import TrainConfig, parse_setting, read_config_file, split_nam
 # Configuration keys that have an option of their own; every other one is reached by --set.
 VALUES = (
     "epochs", "max_minutes", "precision", "batch_size", "accumulate_grad_batches", "learning_rate",
-    "schedule", "ema_decay", "num_workers", "random_seed", "device", "init",
+    "ema_decay", "num_workers", "random_seed", "device", "init",
 )  # fmt: skip
 LISTS = ("target_metrics", "validation_servers")
 SWITCHES = ("auto_lr_find", "deterministic")

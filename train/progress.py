@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from train.config import TrainConfig
 from train.record import EpochRecord
 from train.state import TrainState
 from train.step import TrainLoader
@@ -19,15 +20,15 @@ class Progress:
 
     def __init__(
         self,
-        epochs: int | None,
-        steps_per_epoch: int,
+        config: TrainConfig,
         loader: TrainLoader,
         deadline: float = math.inf,
         shown: bool = True,
     ) -> None:
         """Begin; where not `shown`, on other ranks than the first, nothing is printed."""
         self.shown = shown
-        self.epochs, self.steps, self.deadline = epochs, steps_per_epoch, deadline
+        self.epochs, self.deadline = config.epochs, deadline
+        self.steps = -(-len(loader) // config.accumulate_grad_batches)  # in an epoch
         self.started = self.last_line = time.monotonic()
         self.best: float | None = None
         self.bar: Any = None

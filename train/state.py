@@ -13,7 +13,6 @@ from tft.forecaster import Forecaster
 from train.config import TrainConfig, first_difference
 from train.device import grad_scaler
 from train.ranks import ALONE, Ranks
-from train.schedule import cosine_factor
 from train.step import StepResult, make_optimizer
 
 NUMBERS = (
@@ -89,18 +88,12 @@ class TrainState:
         self.total = torch.zeros((), device=self.device)
         self.observed = torch.zeros((), device=self.device)
 
-    def follow_schedule(self, done: float) -> None:
-        """Set the rate of the next step, where it depends on the share of the training done."""
-        if self.config.schedule == "cosine":
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * cosine_factor(done, self.config.warmup)
-
     def judge(self, validation_loss: float, whole: bool = True) -> bool:
         """Tell whether an epoch is the best so far; one cut short moves no learning rate."""
         self.epoch_learning_rate = self.optimizer.param_groups[0]["lr"]
         self.train_loss = float(self.total / self.observed.clamp(min=1))
         self.validation_loss = validation_loss
-        if self.config.schedule == "plateau" and whole:
+        if whole:
             self.plateau.step(validation_loss)
         improved = validation_loss < self.best_loss
         if improved:

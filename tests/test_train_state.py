@@ -1,56 +1,17 @@
-"""Learning rates that follow a course, and averages of weights."""
+"""Averages of weights, and which epoch is the best."""
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.builders import tiny_forecaster
-from tests.test_loop import CONFIG, loaders, records, run_fit, weights
+from tests.test_loop import CONFIG, loaders, run_fit, weights
 from tft.bundle import load_forecaster
-from train.course import Course
-from train.schedule import cosine_factor
 from train.state import TrainState
 from train.step import StepResult
-
-
-@given(done=st.floats(0, 1), warmup=st.floats(0, 1))
-def test_a_factor_is_a_share(done: float, warmup: float) -> None:
-    assert 0.0 <= cosine_factor(done, warmup) <= 1.0
-
-
-def test_the_rate_rises_then_falls_to_nothing() -> None:
-    assert [cosine_factor(done, 0.2) for done in (0.0, 0.1, 0.2)] == [0.0, 0.5, 1.0]
-    assert cosine_factor(0.6, 0.2) == pytest.approx(0.5)
-    assert cosine_factor(1.0, 0.2) == pytest.approx(0.0)
-    assert cosine_factor(0.0, 0.0) == 1.0
-
-
-def test_a_cosine_over_steps(tmp_path: Path) -> None:
-    """4 epochs of 4 steps; the last step of an epoch is step 4k - 1 of 16."""
-    config = replace(CONFIG, schedule="cosine", warmup=0.25, epochs=4)
-    run_fit(tmp_path / "run", config)
-    expected = [0.01 * cosine_factor((4 * k - 1) / 16, 0.25) for k in (1, 2, 3, 4)]
-    rates = [record["learning_rate"] for record in records(tmp_path / "run")]
-    assert rates == pytest.approx(expected)
-
-
-def test_a_cosine_over_the_time_given() -> None:
-    """Without a number of epochs the clock decides; a resumed training goes on where it was."""
-    config = replace(CONFIG, schedule="cosine", epochs=None, max_minutes=10.0)
-    course = Course(config, loaders()[0], deadline=time.monotonic() + 600)
-    state = TrainState(tiny_forecaster(), config)
-    assert course.done(state) == pytest.approx(0.0, abs=1e-3)
-    state.seconds_before = 300.0
-    assert course.done(state) == pytest.approx(300 / 900, abs=1e-3)
-    course.began -= 600.0
-    course.deadline -= 600.0
-    assert course.done(state) == pytest.approx(1.0)
 
 
 def step(state: TrainState) -> None:
