@@ -25,9 +25,9 @@ CONFIG = TFTConfig(
     num_targets=4,
     num_static_reals=4,
     static_cardinalities=(64, 8),
-    future_channels=29,
-    static_channels=21,
-    num_naive=5,
+    future_channels=34,
+    static_channels=23,
+    num_naive=6,
 )
 CONTEXT, HORIZON = 288, 96
 

@@ -381,7 +381,9 @@ def test_a_scenario_stands_beside_the_unchanged_forecast(served: Serving) -> Non
     assert web["outside_training_range"] == ["cpu_percent"], "of this model no range is known"
     told = served.get("/forecasts?server=web-1")["servers"][0]["metrics"][0]["quantiles"]
     cpu = web["metrics"][0]
-    assert cpu["unchanged"] == told and cpu["scenario"]["0.5"] != told["0.5"]
+    for level, values in told.items():  # forecast in another batch: equal but for rounding
+        assert cpu["unchanged"][level] == pytest.approx(values, rel=1e-4)
+    assert cpu["scenario"]["0.5"] != told["0.5"]
     assert "not what would happen" in content["what_this_is"]
 
 

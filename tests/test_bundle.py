@@ -82,7 +82,7 @@ def test_an_interrupted_write_keeps_the_old_file(
 
 def test_another_version_is_refused(bundle: Path) -> None:
     edit(bundle, version=99)
-    with pytest.raises(ValueError, match="bundle version 99, this program reads 3"):
+    with pytest.raises(ValueError, match="bundle version 99, this program reads 4"):
         load_forecaster(bundle)
 
 

@@ -163,7 +163,7 @@ def test_demo_command_opens_the_page_or_not(
 def demo(tmp_path: Path) -> Iterator[str]:
     """Run the demo in a process of its own, in very fast motion; yields its address."""
     # Untrained weights whose forecast of memory follows its level, a little above.
-    save_forecaster(tiny_forecaster(10, OF_THE_FLEET), tmp_path / "run" / "model")
+    save_forecaster(tiny_forecaster(5, OF_THE_FLEET), tmp_path / "run" / "model")
     rules = tmp_path / "rules.toml"
     rules.write_text("nearest_minutes = 5\n")  # its forecasts are flat: what comes, comes at once
     code = (

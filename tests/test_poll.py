@@ -67,7 +67,7 @@ def test_a_filled_series_has_no_gaps(tmp_path: Path, after: float) -> None:
     """Whatever time of a tick it is: parts end within ticks, which are asked for all the same."""
     with running(FakePrometheus()) as fake:
         for name in SCHEMA.metric_names:
-            fake.add(name, every(STEP, 400, START - 300 * STEP), instance="web-1")
+            fake.add(name, every(STEP, 800, START - 700 * STEP), instance="web-1")
         service, poller, clock = polled(Fetcher(Told(fake).client, QUERIES), tmp_path)
         clock.now = START + 40 * STEP + after
         poller.turn()
