@@ -166,19 +166,25 @@ class WindowStore:
             static_codes=self.codes[who],
             history_length=history,
             future=window[:, T:, : len(self.schema.targets)],
-            earlier=self._earlier(position, offset, length),
+            earlier=self._earlier(server, local),
         )
 
-    def _earlier(self, position: Tensor, offset: Tensor, length: Tensor) -> Tensor:
+    def _earlier(self, server: IntArray, local: IntArray) -> Tensor:
         """Return the ticks of the days before, [B, W, targets], NaN where unseen.
 
+        Copied run by run: an index of all of them would be larger than what it fetches.
+
         Args:
-            position: [B, 1] rows of its own series before each window's origin.
-            offset: [B, 1] rows of all series before each window's own.
-            length: [B, 1] rows of each window's series.
+            server: [B] server numbers.
+            local: [B] ticks of its own series before each window's origin.
         """
-        row = position + torch.arange(-self.schema.earlier_ticks, 0, device=self.device)  # [B, W]
-        seen = (row >= 0) & (row < length)
-        rows = offset + row.clamp(min=0).minimum(length - 1)
-        values = self.values[rows, : len(self.schema.targets)]
-        return values.masked_fill(~seen.unsqueeze(-1), torch.nan)
+        ticks, M = self.schema.earlier_ticks, len(self.schema.targets)
+        earlier = self.values.new_full((len(server), ticks, M), torch.nan)
+        begin, end = np.maximum(local - ticks, 0), np.minimum(local, self.lengths[server])
+        for row, (offset, start, stop, at) in enumerate(
+            zip(self.offsets[server], begin, end, begin - local + ticks, strict=True)
+        ):
+            if stop > start:
+                run = self.values[offset + start : offset + stop, :M]
+                earlier[row, at : at + stop - start] = run
+        return earlier

@@ -17,6 +17,7 @@ from tft.history import (
     same_hours,
     window_summary,
 )
+from tft.normalise import WindowScale
 
 
 def test_same_hours_by_hand() -> None:
@@ -136,18 +137,22 @@ def test_nothing_moves_nothing_is_remembered() -> None:
 
 def test_nothing_seen_says_nothing() -> None:
     past, days = torch.full((2, 9, 3), torch.nan), torch.full((2, 7, 4, 3), torch.nan)
-    told = analogs(torch.full((2, 240, 3), torch.nan), torch.ones(2, 3, 4), (0.1, 0.5), day=24)
+    scale = WindowScale(torch.zeros(2, 3), torch.ones(2, 3))
+    earlier = torch.full((2, 240, 3), torch.nan)
+    told = analogs(earlier, scale, torch.ones(2, 3, 4), (0.1, 0.5), day=24)
     assert told.quantiles.isnan().all() and told.distance.isnan().all()
     three = torch.full((2, 4, 3, 3), torch.nan)
-    assert (window_summary(past, days, told.distance, torch.zeros(2, 3)) == 0).all()
+    assert (window_summary(past, days, told.distance, told.share) == 0).all()
     assert (same_hours(days, three) == 0).all()
     assert (naive_forecasts(past, days, told.quantiles, memory(past, 4), (0.1, 0.5)) == 0).all()
 
 
 def test_values_of_any_size_stay_finite() -> None:
     past, days = torch.full((1, 9, 1), 1e30), torch.full((1, 7, 4, 1), -1e30)
-    told = analogs(torch.full((1, 240, 1), 1e30), torch.ones(1, 1, 4), (0.1, 0.5, 0.9), day=24)
-    assert window_summary(past, days, told.distance, torch.ones(1, 1)).abs().max() < 6
+    scale = WindowScale(torch.zeros(1, 1), torch.ones(1, 1))
+    earlier = torch.full((1, 240, 1), 1e30)
+    told = analogs(earlier, scale, torch.ones(1, 1, 4), (0.1, 0.5, 0.9), day=24)
+    assert window_summary(past, days, told.distance, told.share).abs().max() < 6
     assert same_hours(days, told.quantiles).abs().max() < 6
 
 

@@ -160,17 +160,17 @@ class Forecaster(nn.Module):
         with torch.autocast(batch.past.device.type, enabled=False):
             batch = batch.to_dtype(self.normaliser.typical_level.dtype)
             raw = batch.past.masked_fill(~batch.past.isfinite(), torch.nan)
-            earlier = batch.earlier.masked_fill(~batch.earlier.isfinite(), torch.nan)
-            scale = self.normaliser.measure(raw, days_of(earlier, H, day))
+            days = days_of(batch.earlier, H, day)
+            days = days.masked_fill(~days.isfinite(), torch.nan)
+            scale = self.normaliser.measure(raw, days)
             values = self.normaliser.normalise(raw, scale)
-            earlier = self.normaliser.normalise(earlier, scale)
-            days = days_of(earlier, H, day)
+            days = self.normaliser.normalise(days.flatten(1, 2), scale).view_as(days)
             rho = memory(values[..., :M], H)
-            alike, distance = analogs(earlier, rho[..., 1 : H + 1], levels, day)
+            kept = rho[..., 1 : H + 1]
+            alike, distance, share = analogs(batch.earlier, scale, kept, levels, day)
             past = presence_channels(values)
             known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
             level = self.normaliser.scale_features(scale)[:, :M]
-            share = earlier.isfinite().to(earlier.dtype).mean(1)
             summary = window_summary(values[..., :M], days, distance, share)
             summary = torch.cat([level, summary], dim=-1)
             naive = naive_forecasts(values[..., :M], days, alike, rho, levels)

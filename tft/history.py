@@ -39,10 +39,11 @@ def days_of(earlier: Tensor, horizon: int, day: int) -> Tensor:
     Returns:
         [B, days, H, M], a week of them where W has one.
     """
-    W = earlier.shape[1]
-    padded = F.pad(earlier, (0, 0, 0, horizon), value=torch.nan)  # beyond the origin
-    ago = range(1, min(DAYS, W // day) + 1)
-    return torch.stack([padded[:, W - day * d : W - day * d + horizon] for d in ago], dim=1)
+    W, days = earlier.shape[1], []
+    for begin in range(W - day, max(W - DAYS * day, 0) - 1, -day):
+        seen = earlier[:, begin : begin + horizon]
+        days.append(F.pad(seen, (0, 0, 0, horizon - seen.shape[1]), value=torch.nan))
+    return torch.stack(days, dim=1)
 
 
 def same_hours(days: Tensor, alike: Tensor) -> Tensor:
