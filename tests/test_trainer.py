@@ -265,6 +265,16 @@ def test_a_resume_that_is_refused_changes_nothing(run: Path, table: Path, tmp_pa
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_of_another_version_is_named(run: Path, table: Path, tmp_path: Path) -> None:
+    """Its configuration has a key that there is no more."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["train"]["schedule"] = "cosine"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"another version .*'schedule'.* another --run-dir"):
+        TFTTrainer(CONFIG).train(table, tmp_path / "run", resume=True)
+
+
 def test_the_time_of_a_resumed_run_is_all_of_it(run: Path, table: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     config = replace(CONFIG, epochs=3)

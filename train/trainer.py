@@ -246,7 +246,7 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
     """Refuse to go on with a run under another configuration than it was begun with.
 
     Raises:
-        ValueError: a key that changes the result differs; the message names it.
+        ValueError: a key that changes the result differs, or is unknown now; the message names it.
     """
     if not (path / CONFIG).exists():
         return
@@ -254,7 +254,13 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
     before = saved["train"] | {f"[data] {k}": v for k, v in saved["data"]["spec"].items()}
     table = {f"[data] {k}": v for k, v in json.loads(json.dumps(asdict(spec))).items()}
     now = config.to_dict() | table
-    key = first_difference(saved["train"], config)
+    try:
+        key = first_difference(saved["train"], config)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} was begun by another version of this program ({error}); start another "
+            "--run-dir, or delete it"
+        ) from error
     key = key or next((key for key in table if before.get(key) != now[key]), None)
     if key is not None:
         raise ValueError(
