@@ -18,9 +18,7 @@ class WindowBatch(NamedTuple):
     static_codes: Tensor  # [B, 2] int64: server bucket, profile code
     history_length: Tensor  # [B] int64, always on the CPU: ticks since the series began, 1 to T
     future: Tensor  # [B, H, targets] float32; all NaN where nobody knows it yet
-    earlier: (
-        Tensor  # [B, W, targets] ticks before the first to forecast, a month of them, newest last
-    )
+    earlier: Tensor  # [B, W, targets] the ticks before the first to forecast, newest last
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "WindowBatch":
         """Copy to a device; `history_length` stays on the CPU, where it shapes the LSTM's input."""
