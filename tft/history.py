@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tft.order import ascending
+
 LEVELS = (0.1, 0.5, 0.9)  # quantiles that are told
 SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes, 1 and 6 hours
 AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
@@ -207,8 +209,7 @@ def _at(levels: tuple[float, ...], values: Tensor) -> Tensor:
     """Return the nearest observed value at each level of [..., n], [..., levels], NaN for none."""
     last = (~values.isnan()).sum(-1, keepdim=True) - 1  # observed, but one
     place = (last.clamp(min=0) * values.new_tensor(levels)).round().long()
-    ordered = values.nan_to_num(nan=torch.inf).sort(-1).values
-    return ordered.gather(-1, place).masked_fill(last < 0, torch.nan)
+    return ascending(values).gather(-1, place).masked_fill(last < 0, torch.nan)
 
 
 def _around(days: Tensor, ticks: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,3 +55,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     """Return a scaler that keeps fp16 gradients from vanishing, and does nothing otherwise."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def gather_weights(module: nn.Module) -> None:
+    """Lay each LSTM's weights out in one piece, as cuDNN wants them; copying has scattered them."""
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            part.flatten_parameters()

@@ -21,7 +21,7 @@ from tft.batch import WindowBatch
 from tft.files import write_atomically
 from tft.forecaster import Forecaster
 from train.config import TrainConfig
-from train.device import grad_scaler
+from train.device import gather_weights, grad_scaler
 from train.ranks import ALONE, Ranks
 from train.step import TrainLoader, grouped, make_optimizer, train_step
 from train.validate import validate
@@ -89,6 +89,8 @@ def lr_range_test(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         untrained, trial = copy.deepcopy(forecaster), copy.deepcopy(forecaster).train()
+        gather_weights(untrained)
+        gather_weights(trial)
         optimizer = make_optimizer(trial, replace(config, learning_rate=lowest))
         model, scaler = ranks.wrap(trial), grad_scaler(config.precision, device)
         groups = grouped(_endless(loader), config)

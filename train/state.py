@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tft.forecaster import Forecaster
 from train.config import TrainConfig, first_difference
-from train.device import grad_scaler
+from train.device import gather_weights, grad_scaler
 from train.ranks import ALONE, Ranks
 from train.step import StepResult, make_optimizer
 
@@ -46,6 +46,8 @@ class TrainState:
             if config.ema_decay is None
             else AveragedModel(forecaster, multi_avg_fn=_moving_average(config.ema_decay))
         )
+        if self.average is not None:
+            gather_weights(self.average)
         self.device = forecaster.quantiles.device
         self.config = config
         self.learning_rate = config.learning_rate  # at the start
