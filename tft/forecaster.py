@@ -10,20 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tft.analogs import analogs
 from tft.batch import WindowBatch
 from tft.calibration import scale_gaps
-from tft.history import (
-    HOURS_CHANNELS,
-    LEVELS,
-    NAIVE_FORECASTS,
-    WINDOW_CHANNELS,
-    days_of,
-    memory,
-    naive_forecasts,
-    same_hours,
-    window_summary,
-)
+from tft.history import HOURS_CHANNELS, NAIVE_FORECASTS, WINDOW_CHANNELS, days_of, summarise
 from tft.model import TFT, TFTConfig, TFTInputs, TFTOutput
 from tft.normalise import WindowNormaliser, WindowScale, presence_channels
 from tft.quantiles import LossSum, quantile_loss
@@ -156,35 +145,29 @@ class Forecaster(nn.Module):
     def encode(self, batch: WindowBatch) -> Encoded:
         """Turn raw windows into network inputs, in float32 whatever the autocast."""
         M, H = len(self.schema.targets), self.schema.prediction_horizon
-        T, levels, day = batch.past.shape[1], self.schema.quantiles, self.schema.day_ticks
+        T, day = batch.past.shape[1], self.schema.day_ticks
         with torch.autocast(batch.past.device.type, enabled=False):
             batch = batch.to_dtype(self.normaliser.typical_level.dtype)
-            raw = batch.past.masked_fill(~batch.past.isfinite(), torch.nan)
-            days = days_of(batch.earlier, H, day)
-            days = days.masked_fill(~days.isfinite(), torch.nan)
+            raw, days = _finite(batch.past), _finite(days_of(batch.earlier, H, day))
             scale = self.normaliser.measure(raw, days)
             values = self.normaliser.normalise(raw, scale)
             days = self.normaliser.normalise(days.flatten(1, 2), scale).view_as(days)
-            rho = memory(values[..., :M], H)
-            kept = rho[..., 1 : H + 1]
-            alike, distance, share = analogs(batch.earlier, scale, kept, levels, day)
+            history = summarise(
+                values[..., :M], days, batch.earlier, scale, self.schema.quantiles, day
+            )
+            level = self.normaliser.scale_features(scale)[:, :M]
+            window = torch.cat([level, history.window], dim=-1)
+            throughout = window.unsqueeze(1).expand(-1, H, -1, -1)
             past = presence_channels(values)
             known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
-            level = self.normaliser.scale_features(scale)[:, :M]
-            summary = window_summary(values[..., :M], days, distance, share)
-            summary = torch.cat([level, summary], dim=-1)
-            naive = naive_forecasts(values[..., :M], days, alike, rho, levels)
-            near = [min(levels, key=lambda level: abs(level - told)) for told in LEVELS]
-            three = alike[..., [levels.index(level) for level in near]]
-            told = summary.unsqueeze(1).expand(-1, H, -1, -1)
             inputs = TFTInputs(
                 past=torch.cat([past, known_past[:, -T:]], dim=2),
-                future=_beside(known_future, torch.cat([same_hours(days, three), told], dim=-1)),
-                static_reals=_beside(self.normaliser.static_features(batch.static_reals), summary),
+                future=_beside(known_future, torch.cat([history.hours, throughout], dim=-1)),
+                static_reals=_beside(self.normaliser.static_features(batch.static_reals), window),
                 static_codes=self._hide_codes(batch.static_codes),
                 past_seen=past[..., 1].any(-1),
                 history_length=batch.history_length,
-                naive=naive.clamp(-TARGET_CLIP, TARGET_CLIP),
+                naive=history.naive.clamp(-TARGET_CLIP, TARGET_CLIP),
             )
         return Encoded(inputs, scale)
 
@@ -241,6 +224,11 @@ class Forecaster(nn.Module):
             return codes
         hidden = torch.rand(codes.shape, device=codes.device) < self.unknown_rate
         return codes.masked_fill(hidden, UNKNOWN_CODE)
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Return values with NaN for infinities."""
+    return values.masked_fill(~values.isfinite(), torch.nan)
 
 
 def _beside(narrow: Tensor, wide: Tensor) -> Tensor:

@@ -9,16 +9,19 @@ B batch, T context, W earlier ticks, H horizon, M metrics, K naive forecasts, Q 
 horizon's ticks on days before, newest first.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tft.analogs import FARTHEST, analogs
+from tft.normalise import WindowScale
 from tft.order import ascending
 
 LEVELS = (0.1, 0.5, 0.9)  # quantiles that are told
 SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes, 1 and 6 hours
 AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
-FARTHEST = 100.0  # spreads; what is farther away is told as that far
 SAME_HOURS = 1  # ticks on either side whose values on the days before make a naive forecast
 NAIVE_FORECASTS = (
     "context", "last hour", "last 6 hours", "last tick", "same hours before", "moments like this"
@@ -28,6 +31,43 @@ LAGS = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 96)  # ticks at which memory i
 NEAR = 3.0  # spreads from the mean; in measuring memory what is farther away is that far
 HOURS_CHANNELS = 8 + len(LEVELS)
 WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 3
+
+
+class History(NamedTuple):
+    """What the network is told of a window's history."""
+
+    hours: Tensor  # [B, H, M, HOURS_CHANNELS] of `same_hours`
+    window: Tensor  # [B, M, WINDOW_CHANNELS] of `window_summary`
+    naive: Tensor  # [B, H, M, K, Q] of `naive_forecasts`
+
+
+def summarise(
+    past: Tensor,
+    days: Tensor,
+    earlier: Tensor,
+    scale: WindowScale,
+    levels: tuple[float, ...],
+    day: int,
+) -> History:
+    """Sum up a history.
+
+    Args:
+        past: [B, T, M] in spreads, NaN where missing.
+        days: [B, days, H, M] in spreads, NaN where unseen.
+        earlier: [B, W, M] ticks before the first to forecast, raw units.
+        scale: leads from raw units to spreads, these metrics first.
+        levels: Q quantile levels, ascending, the median among them.
+        day: ticks in a day.
+    """
+    H = days.shape[2]
+    rho = memory(past, H)
+    alike, distance, share = analogs(earlier, scale, rho[..., 1 : H + 1], levels, day)
+    near = [min(levels, key=lambda level: abs(level - told)) for told in LEVELS]
+    return History(
+        same_hours(days, alike[..., [levels.index(level) for level in near]]),
+        window_summary(past, days, distance, share),
+        naive_forecasts(past, days, alike, rho, levels),
+    )
 
 
 def days_of(earlier: Tensor, horizon: int, day: int) -> Tensor:
