@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tft.normalise import WindowScale
-from tft.order import ascending_places
 
 FARTHEST = 100.0  # spreads; what is farther away is taken for that far
 ALIKE = 24  # moments in the history that were most like now
@@ -129,9 +128,7 @@ def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tens
         [..., Q], NaN where nothing has weight.
     """
     inf = torch.inf
-    values = values.nan_to_num(inf, inf, inf)
-    order = ascending_places(values)
-    ordered = values.gather(-1, order)
+    ordered, order = values.nan_to_num(inf, inf, inf).sort(-1)
     weight = weight.expand_as(values).gather(-1, order).masked_fill(ordered == inf, 0.0)
     total = weight.cumsum(-1)
     middle = (total - weight / 2) / total[..., -1:].clamp(min=1e-9)  # place of each, 0 to 1
