@@ -297,3 +297,13 @@ def test_the_benchmark_measures_every_form_on_the_same_windows(
         assert one is other
     assert [len(past) for past in seen["other"]] == [1, 1, 1, 3, 3, 3]
     assert len({len(line) for line in result.stdout.splitlines()}) == 1, "columns are aligned"
+
+
+def test_equal_values_are_weighted_alike(bundle: Path, program: ExportedProgram) -> None:
+    """What followed moments like now may be equal; then their order decides which weighs more."""
+    forecaster, graph = load_forecaster(bundle), program.module()
+    windows = random_windows(forecaster, 64, seed=3)
+    coarse = windows._replace(past=windows.past.round(), earlier=windows.earlier.round())
+    with torch.no_grad():
+        told = largest_difference(forecaster, lambda each: graph(*inputs_of(each)), coarse)
+    assert told < TOLERANCE
