@@ -8,9 +8,9 @@ from torch import Tensor
 def ascending(values: Tensor) -> Tensor:
     """Return values [..., n] in ascending order, NaN last.
 
-    On a CPU numpy sorts many short rows with vector instructions, 7 to 20 times as fast as PyTorch;
-    a GPU, and a program that is exported, sorts by PyTorch. Places are not sorted this way: numpy
-    leaves those of equal values in an order that depends on the processor.
+    On a CPU numpy sorts many short rows with vector instructions: 7 to 19 times as fast as PyTorch
+    on one thread, see benchmarks/NOTES.md. A GPU, and a program that is exported, sorts by PyTorch.
+    Places are not found this way: numpy orders those of equal values by the processor's ways.
     """
     if values.is_cpu and not values.requires_grad and not torch.compiler.is_compiling():
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
