@@ -3,8 +3,8 @@
 Operations are those of matrix products, 2 for each multiply-add, counted from the shapes;
 elementwise work is not counted.
 
-B batch, T context, H horizon, L = T + H, V variables, C channels, E embedding, D hidden, N heads,
-d features of a head, M targets, Q quantiles, K naive forecasts.
+B batch, T context, S patches of it, H horizon, V variables, C channels, E embedding, D hidden,
+N heads, d features of a head, M targets, Q quantiles, K naive forecasts.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import random_inputs
 from tft.model import TFT, TFTConfig, TFTInputs
+from tft.patches import in_patches
 from tft.quantiles import quantile_loss
+from train.config import TrainConfig
 
 # What the default schema makes: 4 targets, 3 observed metrics, 2 known inputs, 7 profiles.
 CONFIG = TFTConfig(
@@ -27,9 +29,11 @@ CONFIG = TFTConfig(
     static_cardinalities=(64, 8),
     future_channels=34,
     static_channels=23,
+    patch_length=TrainConfig.patch_length,
     num_naive=6,
 )
 CONTEXT, HORIZON = 288, 96
+STEPS = CONTEXT // CONFIG.patch_length  # of the encoder
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ def all_blocks(network: TFT, batch: int) -> list[Block]:
 def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
     """Return static selection with the four contexts, and both selections over time."""
     n, config = network, network.config
-    B, T, num_past, C = inputs.past.shape
+    seen = torch.ones(inputs.past.shape[:2], dtype=torch.bool, device=inputs.past.device)
+    past_x = in_patches(inputs.past, seen, None, config.patch_length).past
+    B, S, num_past, C = past_x.shape
     H, num_future, C_future = inputs.future.shape[1:]
     E, D = config.embedding_size, config.hidden_size
     num_static = config.num_static_reals + len(config.static_cardinalities)
@@ -127,7 +133,7 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
         return tuple(context(selected) for context in contexts)
 
     def past() -> tuple[Tensor, ...]:
-        return n.past_selection(inputs.past, n.past_embedding, c_s)[:1]
+        return n.past_selection(past_x, n.past_embedding, c_s)[:1]
 
     def future() -> tuple[Tensor, ...]:
         return n.future_selection(inputs.future, n.future_embedding, c_s)[:1]
@@ -137,9 +143,9 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
     )  # not folded, as there are few rows
     grns = len(contexts) * grn_operations(B, D)
     static_count = embedding + selection_operations(B, num_static, E, E, D) + grns
-    past_count = selection_operations(B * T, num_past, C, E, D, contexts=B)
+    past_count = selection_operations(B * S, num_past, C, E, D, contexts=B)
     future_count = selection_operations(B * H, num_future, C_future, E, D, contexts=B)
-    static_inputs, past_inputs = inputs[2:4], (inputs.past, c_s)
+    static_inputs, past_inputs = inputs[2:4], (past_x, c_s)
     past_parts = (n.past_selection, n.past_embedding)
     future_parts, future_inputs = (n.future_selection, n.future_embedding), (inputs.future, c_s)
     return [
@@ -151,11 +157,11 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
 
 def sequence_blocks(network: TFT, B: int, device: torch.device) -> list[Block]:
     """Return the LSTMs, the gated skip after them, and static enrichment."""
-    n, T, H, D = network, CONTEXT, HORIZON, network.config.hidden_size
-    past_x, encoded = _leaf(device, B, T, D), _leaf(device, B, T, D)
+    n, S, H, D = network, STEPS, HORIZON, network.config.hidden_size
+    past_x, encoded = _leaf(device, B, S, D), _leaf(device, B, S, D)
     future_x, decoded = _leaf(device, B, H, D), _leaf(device, B, H, D)
     h, c = _leaf(device, 1, B, D), _leaf(device, 1, B, D)
-    temporal, c_e = _leaf(device, B, T + H, D), _leaf(device, B, 1, D)
+    temporal, c_e = _leaf(device, B, S + H, D), _leaf(device, B, 1, D)
 
     def encode() -> tuple[Tensor, ...]:
         outputs, state = n.encoder(past_x, (h, c))
@@ -171,8 +177,8 @@ def sequence_blocks(network: TFT, B: int, device: torch.device) -> list[Block]:
     def enrich() -> tuple[Tensor, ...]:
         return (n.enrichment(temporal, c_e),)
 
-    rows, skipped = B * (T + H), (past_x, future_x, encoded, decoded)
-    past_gates, future_gates = product(B * T, 2 * D, 4 * D), product(B * H, 2 * D, 4 * D)
+    rows, skipped = B * (S + H), (past_x, future_x, encoded, decoded)
+    past_gates, future_gates = product(B * S, 2 * D, 4 * D), product(B * H, 2 * D, 4 * D)
     gate, grn = product(rows, D, 2 * D), grn_operations(rows, D, contexts=B)
     return [
         Block("LSTM encoder", (n.encoder,), (past_x, h, c), encode, past_gates),
@@ -185,10 +191,10 @@ def sequence_blocks(network: TFT, B: int, device: torch.device) -> list[Block]:
 def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
     """Return attention and what comes after it, all for the horizon only; target is [B, H, M]."""
     n, config, device = network, network.config, target.device
-    (B, H, M), T, D = target.shape, CONTEXT, config.hidden_size
-    enriched = _leaf(device, B, T + H, D)
-    seen = torch.ones(H, T + H, dtype=torch.bool, device=device).tril(T)
-    mask = seen.expand(B, -1, -1).contiguous()  # [B, H, L], as the network makes it
+    (B, H, M), S, D = target.shape, STEPS, config.hidden_size
+    enriched = _leaf(device, B, S + H, D)
+    seen = torch.ones(H, S + H, dtype=torch.bool, device=device).tril(S)
+    mask = seen.expand(B, -1, -1).contiguous()  # [B, H, S + H], as the network makes it
     attended, queries, temporal, transformed = (_leaf(device, B, H, D) for _ in range(4))
     levels = torch.tensor(config.quantiles, device=device)
     K, Q = config.num_naive, len(levels)
@@ -203,7 +209,7 @@ def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
     def loss() -> tuple[Tensor, ...]:
         return (quantile_loss(n.head(transformed, naive), target, levels).mean(),)
 
-    attention = attention_operations(B, H, T + H, D, config.attention_heads)
+    attention = attention_operations(B, H, S + H, D, config.attention_heads)
     skips = 2 * product(B * H, D, 2 * D) + grn_operations(B * H, D)
     head = product(B * H, D, M * (Q + 1 + K + Q - 1))
     skip_parts = (n.attention_skip, n.feed_forward, n.output_skip)

@@ -34,6 +34,7 @@ from tft.forecaster import Forecaster, network_config
 from tft.model import TFT
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema, Metric
+from train.config import TrainConfig
 
 SCHEMA = FeatureSchema(  # makes the network of benchmarks/blocks.py
     targets=(
@@ -93,7 +94,8 @@ def random_forecaster() -> Forecaster:
     """Return a forecaster of the default sizes with random weights, in evaluation mode."""
     torch.manual_seed(0)
     normaliser = WindowNormaliser(len(SCHEMA.metrics), len(SCHEMA.static_reals))
-    return Forecaster(SCHEMA, TFT(network_config(SCHEMA)), normaliser).eval()
+    network = TFT(network_config(SCHEMA, patch_length=TrainConfig.patch_length))
+    return Forecaster(SCHEMA, network, normaliser).eval()
 
 
 def random_windows(servers: int) -> WindowBatch:

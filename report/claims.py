@@ -73,6 +73,8 @@ def _maturity(report: EvaluationReport, run: RunFacts | None) -> str:
         return "unknown: no finished run around the model"
     if run.whole_epochs < 2:
         return "proof of concept: less than two whole epochs"
+    if run.best_epoch == 0:
+        return "nothing learnt: no epoch was better than what training started from"
     tested = "tested on held-out windows" if held_out_groups(report) else "not tested"
     return f"{'trained to a plateau' if run.plateau else 'not trained to a plateau'}, {tested}"
 
@@ -81,8 +83,8 @@ def _facts(report: EvaluationReport, run: RunFacts | None) -> Iterator[str]:
     """Say what maturity is derived from."""
     if run is not None:
         yield (
-            f"Epochs: {run.epochs}, of {run.windows_per_epoch:,} windows each{_cut(run)}; the best "
-            f"was number {run.best_epoch}"
+            f"Epochs: {run.epochs}, of {run.windows_per_epoch:,} windows each{_cut(run)}; "
+            f"{_best(run)}"
         )
         trained = (
             "" if run.trained_days is None else f"; trained on the first {run.trained_days:.1f}"
@@ -101,6 +103,16 @@ def _facts(report: EvaluationReport, run: RunFacts | None) -> Iterator[str]:
 
 def _cut(run: RunFacts) -> str:
     return ", but for the last, cut short by the clock" if run.whole_epochs < run.epochs else ""
+
+
+def _best(run: RunFacts) -> str:
+    """Say which epoch was kept, and what training gained."""
+    first = run.first_loss
+    if run.best_epoch == 0:
+        return "none was better than what training started from, which is kept"
+    before = "" if first is None else f" ({number_cell(first)} before training)"
+    loss = f"validation loss {number_cell(run.best_loss)}{before}"
+    return f"the best was number {run.best_epoch}, {loss}"
 
 
 def _plateau(run: RunFacts) -> str:
@@ -188,6 +200,11 @@ def _unsupported(report: EvaluationReport, run: RunFacts | None) -> Iterator[str
         )
     elif run.whole_epochs < 2:
         yield "An accuracy figure: less than two whole epochs are a proof of concept; train on"
+    elif run.best_epoch == 0:
+        yield (
+            "That it learnt from these data: no epoch had a lower validation loss than "
+            f"{_start(run)}; bring more days"
+        )
     yield from _about_held_out(report)
     if run is not None and run.init is not None:
         yield (
@@ -215,6 +232,13 @@ def _unsupported(report: EvaluationReport, run: RunFacts | None) -> Iterator[str
         "How much this varies over seeds and seasons: it is one training and one stretch of time, "
         "and neighbouring windows overlap; cross-validate measures the spread over time"
     )
+
+
+def _start(run: RunFacts) -> str:
+    """Name what training started from."""
+    if run.init is not None:
+        return f"the weights of {run.init} it started from"
+    return "the network before training, whose forecasts are a mixture of naive ones"
 
 
 def _about_held_out(report: EvaluationReport) -> Iterator[str]:

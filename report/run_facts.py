@@ -39,7 +39,9 @@ class RunFacts:
     whole_epochs: int
     """Those of them that took all of their windows: the clock may have cut the last one short."""
     best_epoch: int
-    """The one whose weights were kept."""
+    """The one whose weights were kept; 0: none was better than what training started from."""
+    first_loss: float | None
+    """Validation loss of that."""
     best_loss: float
     """Its validation loss, in `loss_unit`."""
     loss_unit: str
@@ -144,6 +146,7 @@ def _facts(info: Mapping[str, Any], lines: list[dict[str, Any]]) -> RunFacts:
         if lines
         else info["epochs"],
         best_epoch=info["convergence"]["best_epoch"],
+        first_loss=info["convergence"].get("first_val_loss"),
         best_loss=info["quantile_loss"],
         loss_unit=info["loss_unit"],
         patience_ran_out=info["early_stopping"]["stopped_early"],

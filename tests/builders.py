@@ -1,5 +1,7 @@
 """Small networks, inputs and fleets for tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -41,10 +43,10 @@ SCHEMA = FeatureSchema(
 )
 
 
-def tiny_network(seed: int = 0, dtype: torch.dtype = torch.float64) -> TFT:
+def tiny_network(seed: int = 0, dtype: torch.dtype = torch.float64, patch_length: int = 1) -> TFT:
     """Return a TINY network in evaluation mode."""
     torch.manual_seed(seed)
-    return TFT(TINY).to(dtype).eval()
+    return TFT(replace(TINY, patch_length=patch_length)).to(dtype).eval()
 
 
 def random_inputs(
@@ -73,14 +75,17 @@ def without_dropout(network: nn.Module) -> None:
             part.dropout = 0.0
 
 
-def tiny_forecaster(seed: int = 0, schema: FeatureSchema = SCHEMA) -> Forecaster:
+def tiny_forecaster(
+    seed: int = 0, schema: FeatureSchema = SCHEMA, patch_length: int = 4
+) -> Forecaster:
     """Return a forecaster with random weights and plausible statistics, in evaluation mode."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 8, "embedding_size": 4, "attention_heads": 2}
+    config = network_config(schema, patch_length=patch_length, **sizes)
     normaliser = WindowNormaliser(len(schema.metrics), len(schema.static_reals))
     days = torch.rand(20, 24, len(schema.metrics)) * 50
     normaliser.fit(days, torch.rand(20, len(schema.static_reals)) * 16)
-    return Forecaster(schema, TFT(network_config(schema, **sizes)), normaliser).eval()
+    return Forecaster(schema, TFT(config), normaliser).eval()
 
 
 def random_batch(B: int = 3, seed: int = 0, schema: FeatureSchema = SCHEMA) -> WindowBatch:

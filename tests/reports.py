@@ -89,7 +89,7 @@ def make_run(losses: tuple[float, ...] = (0.4, 0.3, *[0.25] * 10), **changes: An
     """Return the facts of a run that reached its plateau."""
     fields: dict[str, Any] = {
         "epochs": len(losses), "whole_epochs": len(losses),
-        "best_epoch": 3, "best_loss": min(losses),
+        "best_epoch": 3, "first_loss": None, "best_loss": min(losses),
         "loss_unit": "in spreads of each window", "patience_ran_out": False, "out_of_time": False,
         "data_days": 30.0, "trained_days": 24.0, "num_servers": 12, "init": None,
         "validation_servers": (),

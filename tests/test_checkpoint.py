@@ -273,7 +273,7 @@ def test_an_epoch_cut_short_is_remembered_as_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is served is of the part of the epoch that was judged; resuming must know of it."""
-    losses = iter([0.5, 0.2, 0.3])
+    losses = iter([0.9, 0.5, 0.2, 0.3])
     monkeypatch.setattr("train.loop.validate", lambda *_: Validation(next(losses), {}, {}))
     torch.manual_seed(0)
     state, run = TrainState(tiny_forecaster(), CONFIG, "data"), RunDirectory(tmp_path, CONFIG)

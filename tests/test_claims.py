@@ -35,6 +35,21 @@ def test_one_epoch_is_a_proof_of_concept_without_an_accuracy_figure():
     assert claims.unsupported[0].startswith("An accuracy figure: less than two whole epochs")
 
 
+def test_what_no_epoch_made_better_is_nothing_learnt():
+    claims = derive_claims(make_report(), make_run((0.4, 0.5), best_epoch=0, first_loss=0.3))
+    assert claims.maturity.startswith("nothing learnt")
+    assert "none was better than what training started from" in joined(claims.facts)
+    assert claims.unsupported[0].startswith("That it learnt from these data")
+    assert "a mixture of naive ones" in claims.unsupported[0]
+    begun = derive_claims(make_report(), make_run((0.4, 0.5), best_epoch=0, init="before"))
+    assert "than the weights of before it started from" in begun.unsupported[0]
+
+
+def test_what_training_gained_is_told():
+    facts = joined(derive_claims(make_report(), make_run(first_loss=0.5)).facts)
+    assert "the best was number 3, validation loss 0.2500 (0.5000 before training)" in facts
+
+
 def test_what_another_run_was_trained_on_may_not_be_held_out():
     unsupported = joined(derive_claims(make_report(), make_run(init="before")).unsupported)
     assert "began from the weights of before, which may have seen them" in unsupported

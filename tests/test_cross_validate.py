@@ -7,6 +7,7 @@ import signal
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from train import TFTTrainer, TrainConfig
 from train.cross_validate import cross_validate
 from train.prepare import Fold
 from train.signals import Stopped, StopRequest
+from train.step import StepResult, train_step
 
 CONFIG = TrainConfig(**SMALL_TRAINING)
 PART = 90  # ticks: the small table has 360, in four parts
@@ -139,18 +141,21 @@ def test_mean_and_spread_are_those_of_the_folds(whole: Path) -> None:
     assert metrics == ["cpu_percent", "load_average", "mean"]
 
 
-def test_stopped_in_a_fold_it_goes_on_there(whole: Path, table: Path, tmp_path: Path) -> None:
+def test_stopped_in_a_fold_it_goes_on_there(
+    whole: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fold that ended is not touched again, and the result is as if nothing had happened."""
     run, stop, lines = tmp_path / "run", StopRequest(), []
     said: list[str] = []
 
-    def stop_in_the_second(line: str) -> None:
-        said.append(line)
-        if "fold 2 of 3: training" in said and " parameters, " in line:  # its table is read
+    def stop_in_the_second(*arguments: Any) -> StepResult:
+        if "fold 2 of 3: training" in said:
             stop.signal = signal.SIGTERM
+        return train_step(*arguments)
 
+    monkeypatch.setattr("train.loop.train_step", stop_in_the_second)
     with pytest.raises(Stopped) as stopped:
-        cross_validate(replace(TRAINER, say=stop_in_the_second), table, 3, run, stop=stop)
+        cross_validate(replace(TRAINER, say=said.append), table, 3, run, stop=stop)
     assert stopped.value.exit_code == 143
     assert not (run / "cross_validation.json").exists()
     before = tree(run / "fold-1")

@@ -14,7 +14,7 @@ from benchmarks import inference, kernels
 from benchmarks.inference import judge, measure_size, random_forecaster, random_windows
 from tests.builders import SCHEMA
 from tft.batch import WindowBatch
-from tft.forecaster import Forecaster, network_config
+from tft.forecaster import Forecaster
 
 STARTS = {"tft_model_after_torch_seconds": 0.05, "help_seconds": 0.31}
 
@@ -63,7 +63,7 @@ def test_starts_are_measured_in_fresh_processes(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_network_is_the_one_whose_blocks_are_timed() -> None:
-    assert network_config(inference.SCHEMA) == kernels.CONFIG
+    assert inference.random_forecaster().network.config == kernels.CONFIG
 
 
 @pytest.mark.usefixtures("tiny")

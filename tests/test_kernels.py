@@ -56,6 +56,10 @@ def test_a_short_run_times_every_block(tmp_path: Path) -> None:
     assert len(table) == 3 + 10 + 1 + 2
 
 
+# Where a variable has many channels the gradient of the inputs, which nobody needs, is a good part.
+MANY_CHANNELS = ("past variable selection", "future variable selection", "whole network")
+
+
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # said when oneDNN is switched off
 def test_operations_are_those_torch_counts() -> None:
     """The readable path of the default network, with attention and LSTM taken apart.
@@ -63,15 +67,13 @@ def test_operations_are_those_torch_counts() -> None:
     Selection may differ by 4 %: torch counts folding the embeddings but not the mixture.
     """
     with torch.backends.mkldnn.flags(enabled=False):
-        for block in all_blocks(TFT(kernels.CONFIG), batch=2):
+        for block in all_blocks(TFT(kernels.CONFIG), batch=8):
             for part in block.parts:
                 use_fast_path(part, fast=False)
             forward = counted(block, backward=False)
             tolerance = 0.04 if "selection" in block.name or "whole" in block.name else 0.0
             assert block.operations == pytest.approx(forward, rel=tolerance, abs=0), block.name
-            # Variable selection has no gradient of its inputs to compute: a good part of it where a
-            # variable has many channels.
-            least = 0.75 if block.name == "future variable selection" else 0.9
+            least = 0.7 if any(name in block.name for name in MANY_CHANNELS) else 0.9
             both = counted(block, backward=True)
             assert least * BACKWARD * forward < both <= BACKWARD * forward, block.name
 

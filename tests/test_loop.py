@@ -208,7 +208,7 @@ def test_the_loss_falls(tmp_path: Path, precision: str) -> None:
 def test_checkpoints_are_of_every_so_many_epochs_the_best_and_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses, saved = iter([0.1, 0.2, 0.3, 0.4, 0.5]), []
+    losses, saved = iter([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), []
     monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
     save = RunDirectory.save_checkpoint
 
@@ -231,8 +231,9 @@ def test_a_terminal_shows_a_bar_and_a_line_an_epoch(
     steps = [each for each in drawn if "| 3/4" in each]
     assert re.search(r"epoch 2/2 of 64 .*% of all, best 0.\d+, elapsed 0:\d\d, at most", steps[1])
     lines = [line for each in drawn for line in each.splitlines() if "validation" in line]
-    assert [line.split(" of ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
-    assert "100% of all" in lines[1] and "at most 0:00 left" in lines[1]
+    assert [line.split(" of ")[0] for line in lines[1:]] == ["epoch 1/2", "epoch 2/2"]
+    assert re.fullmatch(r"before training: validation 0\.\d{4}", lines[0])
+    assert "100% of all" in lines[2] and "at most 0:00 left" in lines[2]
 
 
 def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
@@ -247,13 +248,37 @@ def test_the_bundle_is_the_best_epochs_and_not_the_last(
     """The reference system served the last epoch's weights whatever they were worth."""
     config = replace(CONFIG, ema_decay=None)
     _, after_two = run_fit(tmp_path / "two", replace(config, epochs=2))
-    losses = iter([0.5, 0.2, 0.9, 0.4])
+    losses = iter([0.9, 0.5, 0.2, 0.9, 0.4])
     monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
     result, after_four = run_fit(tmp_path / "four", replace(config, epochs=4))
     assert (result.best_epoch, result.best_validation_loss) == (2, 0.2)
     best = load_forecaster(tmp_path / "four" / "model")
     assert torch.equal(weights(best), weights(after_two))
     assert not torch.equal(weights(best), weights(after_four))
+
+
+def test_what_training_starts_from_is_kept_where_no_epoch_is_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a day of data every window tells of the same hours, and what they teach is wrong."""
+    losses = iter([0.3, 0.5, 0.6])
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
+    forecaster = tiny_forecaster()
+    start = weights(forecaster)
+    result, trained = run_fit(tmp_path / "run", CONFIG, forecaster)
+    assert (result.best_epoch, result.best_validation_loss) == (0, 0.3)
+    assert result.first_validation_loss == 0.3 and result.epochs == 2
+    assert torch.equal(weights(load_forecaster(tmp_path / "run" / "model")), start)
+    assert not torch.equal(weights(trained), start)
+
+
+def test_a_start_that_is_not_finite_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([math.nan, 0.5, 0.6])
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
+    result, _ = run_fit(tmp_path / "run")
+    assert (result.best_epoch, result.best_validation_loss) == (1, 0.5)
 
 
 def test_metrics_have_the_promised_keys_and_true_numbers(tmp_path: Path) -> None:
@@ -285,7 +310,7 @@ def test_the_training_loss_is_the_epochs_mean_and_not_the_last_batchs(tmp_path: 
 
 
 def test_early_stopping_and_the_plateau(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = iter([0.5, 0.4, *[0.45] * 20])
+    losses = iter([0.9, 0.5, 0.4, *[0.45] * 20])
     monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
     config = replace(CONFIG, epochs=30, early_stopping_patience=5, plateau_patience=2)
     result, _ = run_fit(tmp_path / "run", config)
@@ -322,7 +347,7 @@ def test_no_epoch_is_begun_whose_validation_would_end_too_late(
     monkeypatch.setattr("train.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("train.loop.train_step", step)
     monkeypatch.setattr("train.loop.validate", validation)
-    for deadline, epochs in ((12, 2), (10.9, 2), (10.7, 2), (10.3, 1)):
+    for deadline, epochs in ((17, 2), (15.9, 2), (15.7, 2), (15.3, 1), (10.2, 1)):
         now[0] = 0.0
         result, _ = run_fit(tmp_path / str(deadline), replace(CONFIG, epochs=9), deadline=deadline)
         assert result.out_of_time and result.epochs == epochs

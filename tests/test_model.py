@@ -37,9 +37,10 @@ def test_every_input_kind_moves_the_forecast(kind: str) -> None:
     assert not torch.equal(network(inputs).quantiles, changed)
 
 
+@pytest.mark.parametrize("patch", [1, 2, 3, 9])
 @pytest.mark.parametrize("lengths", [(7, 7, 7), (3, 3, 3), (1, 4, 7), (2, 6, 3)])
-def test_left_padding_equals_the_shorter_sequence(lengths: tuple[int, ...]) -> None:
-    network, inputs = tiny_network(), random_inputs(B, T, H)
+def test_left_padding_equals_the_shorter_sequence(lengths: tuple[int, ...], patch: int) -> None:
+    network, inputs = tiny_network(patch_length=patch), random_inputs(B, T, H)
     past = inputs.past.clone()
     seen = torch.rand(B, T) < 0.7
     seen[:, -1] = True
@@ -61,8 +62,9 @@ def test_left_padding_equals_the_shorter_sequence(lengths: tuple[int, ...]) -> N
         torch.testing.assert_close(padded.past_weights[row, -length:], alone.past_weights[0])
 
 
-def test_asking_for_weights_changes_no_forecast() -> None:
-    network, inputs = tiny_network(), random_inputs(B, T, H)
+@pytest.mark.parametrize("patch", [1, 3])
+def test_asking_for_weights_changes_no_forecast(patch: int) -> None:
+    network, inputs = tiny_network(patch_length=patch), random_inputs(B, T, H)
     plain, explained = network(inputs), network(inputs, return_weights=True)
     assert torch.equal(plain.quantiles, explained.quantiles)
     assert plain.attention is None
@@ -75,8 +77,9 @@ def test_asking_for_weights_changes_no_forecast() -> None:
     torch.testing.assert_close(explained.future_weights.sum(-1), ones)
 
 
-def test_attention_looks_at_seen_ticks_and_not_ahead() -> None:
-    network, inputs = tiny_network(), random_inputs(B, T, H)
+@pytest.mark.parametrize("patch", [1, 3])
+def test_attention_looks_at_seen_ticks_and_not_ahead(patch: int) -> None:
+    network, inputs = tiny_network(patch_length=patch), random_inputs(B, T, H)
     seen = torch.ones(B, T, dtype=torch.bool)
     seen[:, 2] = False
     attention = network(inputs._replace(past_seen=seen), return_weights=True).attention
@@ -86,8 +89,9 @@ def test_attention_looks_at_seen_ticks_and_not_ahead() -> None:
     assert attention[:, :, T:][:, ~ahead].min() > 0
 
 
-def test_nothing_seen_at_all_is_still_finite() -> None:
-    network, inputs = tiny_network(), random_inputs(B, T, H)
+@pytest.mark.parametrize("patch", [1, 3])
+def test_nothing_seen_at_all_is_still_finite(patch: int) -> None:
+    network, inputs = tiny_network(patch_length=patch), random_inputs(B, T, H)
     blind = inputs._replace(
         past=torch.zeros_like(inputs.past), past_seen=torch.zeros(B, T, dtype=torch.bool)
     )
@@ -97,8 +101,9 @@ def test_nothing_seen_at_all_is_still_finite() -> None:
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    network = tiny_network().train()
+@pytest.mark.parametrize("patch", [1, 3])
+def test_every_parameter_gets_a_gradient(patch: int) -> None:
+    network = tiny_network(patch_length=patch).train()
     network(random_inputs(B, T, H)).quantiles.square().sum().backward()
     # The encoder's and decoder's biases add up in pairs, but each has its gradient.
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -118,8 +123,9 @@ def test_finite_under_autocast(dtype: torch.dtype) -> None:
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_whole_network_gradient() -> None:
-    network = tiny_network()
+@pytest.mark.parametrize("patch", [1, 2])
+def test_whole_network_gradient(patch: int) -> None:
+    network = tiny_network(patch_length=patch)
     inputs = random_inputs(1, 3, 2)
     inputs.past.requires_grad_()
     inputs.future.requires_grad_()
@@ -144,6 +150,7 @@ def test_default_size_is_near_the_reference() -> None:
         ({"num_past": 0}, "num_past 0"),
         ({"dropout": 1.0}, "dropout"),
         ({"num_naive": -1}, "num_naive -1"),
+        ({"patch_length": 0}, "patch_length 0"),
         ({"num_static_reals": 0, "static_cardinalities": ()}, "static input"),
     ],
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tft.normalise import WindowScale
+from tft.order import count_below, places_in_order
 
 FARTHEST = 100.0  # spreads; what is farther away is taken for that far
 ALIKE = 24  # moments in the history that were most like now
@@ -53,10 +54,10 @@ def analogs(
         day: ticks in a day.
     """
     (B, W, M), horizon = earlier.shape, kept.shape[2]
-    level, spread = (each[:, :M, None, None] for each in scale)  # [B, M, 1, 1]
-    means, share = _recent_means(earlier)  # [B, M, n, F], the last one is now
-    means = ((means - level) / spread).clamp(-FARTHEST, FARTHEST)
-    n = means.shape[2]
+    level, spread = (each[:, :M, None] for each in scale)  # [B, M, 1]
+    means, share = _recent_means(earlier)  # [F, B, M, n], the last one is now
+    means = means.sub_(level).div_(spread).clamp_(-FARTHEST, FARTHEST)
+    n = means.shape[3]
     whole = n + -horizon // APART  # moments whose horizon has passed
     if whole <= 0:
         nothing = earlier.new_full((B, horizon, M, len(levels)), torch.nan)
@@ -65,11 +66,12 @@ def analogs(
     near = _distances(means, ago, day).topk(min(ALIKE, whole), largest=False)  # [B, M, k]
     rows = (W - ago[near.indices]).unsqueeze(2) + torch.arange(horizon, device=ago.device)[:, None]
     series = earlier.transpose(1, 2).unsqueeze(2).expand(-1, -1, horizon, -1)
-    came = (series.gather(3, rows) - level) / spread  # [B, M, H, k]
-    hour = means[..., HOUR_MEAN]
+    came = series.gather(3, rows)  # [B, M, H, k]
+    came.sub_(level.unsqueeze(3)).div_(spread.unsqueeze(3))
+    hour = means[HOUR_MEAN]
     above = (hour[..., -1:] - hour.gather(2, near.indices)).nan_to_num(0.0)  # [B, M, k]
     some = near.values < torch.inf
-    came = came + kept.unsqueeze(3) * above.masked_fill(~some, torch.nan).unsqueeze(2)
+    came.addcmul_(kept.unsqueeze(3), above.masked_fill(~some, torch.nan).unsqueeze(2))
     far = near.values.masked_fill(~some, 0.0)
     weight = (1 - far / far.amax(-1, keepdim=True).clamp(min=1e-9)).clamp(min=1e-3) * some
     quantiles = _weighted(levels, came, weight.unsqueeze(2)).transpose(1, 2)
@@ -80,14 +82,14 @@ def _distances(means: Tensor, ago: Tensor, day: int) -> Tensor:
     """Return how far moments are from now, [B, M, moments], infinite where nothing was seen.
 
     Args:
-        means: [B, M, n, F] in spreads, NaN where nothing was seen.
+        means: [F, B, M, n] in spreads, NaN where nothing was seen.
         ago: [moments] ticks from each of the first moments to now.
         day: ticks in a day.
     """
     described = means.sign() * means.abs().log1p()
-    apart = (described[:, :, : len(ago)] - described[:, :, -1:]).square()
-    both = (apart == apart).to(apart.dtype).sum(-1)
-    distance = apart.nan_to_num(0.0).sum(-1) * (apart.shape[-1] / both)  # 0 / 0 where unseen
+    apart = (described[..., : len(ago)] - described[..., -1:]).square()
+    both = (apart == apart).to(apart.dtype).sum(0)
+    distance = apart.nan_to_num(0.0).sum(0) * (len(apart) / both)  # 0 / 0 where unseen
     turn = 2 * pi / day * ago.to(apart.dtype)
     other = ((ago + day // 2) // day % 7 != 0).to(apart.dtype)
     calendar = 2 * HOUR * (1 - turn.cos()) + OTHER_WEEKDAY * other + PER_DAY / day * ago
@@ -95,25 +97,35 @@ def _distances(means: Tensor, ago: Tensor, day: int) -> Tensor:
 
 
 def _recent_means(earlier: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last tick before every `APART`-th moment and means of those before, [B, M, n, F].
+    """Return the last tick before every `APART`-th moment and means of those before, [F, B, M, n].
 
     NaN where nothing was seen. And the share of all ticks that was, [B, M].
     """
     B, W, M = earlier.shape
     n = W // APART
-    values = earlier[:, W - n * APART :].reshape(B, n, APART * M)
+    values = earlier[:, W - n * APART :].reshape(B, n, APART, M)
     known = values.nan_to_num(0.0, 0.0, 0.0)
-    seen = (known == values).to(values.dtype)  # `isfinite` takes four passes over memory
-    ones = torch.eye(M, dtype=values.dtype, device=values.device).repeat(APART, 1)
-    blocks = torch.stack([known @ ones, seen @ ones])  # [2, B, n, M]
-    running = F.pad(blocks.double().cumsum(2), (0, 0, 1, 0))  # single would lose a digit a day
-    means = [known[..., -M:].masked_fill(seen[..., -M:] == 0, torch.nan)]
+    seen = known == values  # `isfinite` takes four passes over memory
+    blocks = torch.stack([_added(known), _added(seen.to(torch.uint8)).to(values.dtype)])
+    running = blocks.double().cumsum(2)  # single precision would lose a digit a day
+    means = [known[:, :, -1].masked_fill(~seen[:, :, -1], torch.nan)]
     for ticks in RECENT:
-        begin = (torch.arange(n, device=values.device) + 1 - ticks // APART).clamp(min=0)
-        total, count = running[:, :, 1:] - running[:, :, begin]
+        before = F.pad(running, (0, 0, ticks // APART, 0))[:, :, :n]
+        total, count = running - before
         means.append((total / count).to(values.dtype))  # 0 / 0 where unseen
     share = (running[1, :, -1] / (n * APART)).to(values.dtype)
-    return torch.stack(means, dim=-1).transpose(1, 2), share
+    return torch.stack([mean.transpose(1, 2) for mean in means]), share
+
+
+def _added(ticks: Tensor) -> Tensor:
+    """Sum over the ticks [B, n, ticks, M] between two moments, [B, n, M].
+
+    Half of them to the other half, while they can be halved: `sum` over few short rows is slow.
+    """
+    while (half := ticks.shape[2] // 2) and ticks.shape[2] % 2 == 0:
+        ticks = ticks[:, :, :half] + ticks[:, :, half:]
+    first, *others = ticks.unbind(2)
+    return sum(others, start=first)
 
 
 def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tensor:
@@ -128,16 +140,20 @@ def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tens
         [..., Q], NaN where nothing has weight.
     """
     inf = torch.inf
-    ordered, order = values.nan_to_num(inf, inf, inf).sort(-1)
-    weight = weight.expand_as(values).gather(-1, order).masked_fill(ordered == inf, 0.0)
-    total = weight.cumsum(-1)
-    middle = (total - weight / 2) / total[..., -1:].clamp(min=1e-9)  # place of each, 0 to 1
+    values = values.nan_to_num(inf, inf, inf)
+    order = places_in_order(values)
+    ordered = values.gather(-1, order)
+    weight = weight.expand_as(values).gather(-1, order).masked_fill_(ordered == inf, 0.0)
     last = (weight > 0).sum(-1, keepdim=True) - 1
-    above = torch.stack([(middle < level).sum(-1) for level in levels], dim=-1)
+    total = weight.cumsum(-1)
+    whole = total[..., -1:].clamp(min=1e-9)
+    middle = total.sub_(weight.div_(2)).div_(whole)  # place of each, 0 to 1
+    places = middle.new_tensor(levels).expand(*middle.shape[:-1], -1).contiguous()
+    above = count_below(middle, places)
     below = (above - 1).clamp(min=0)
     above = above.minimum(last.clamp(min=0))
     below = below.minimum(above)
     start, end = middle.gather(-1, below), middle.gather(-1, above)
-    way = (middle.new_tensor(levels) - start) / (end - start).clamp(min=1e-9)
+    way = (places - start) / (end - start).clamp(min=1e-9)
     found = torch.lerp(ordered.gather(-1, below), ordered.gather(-1, above), way.clamp(0.0, 1.0))
     return found.masked_fill(last < 0, torch.nan)

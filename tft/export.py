@@ -267,11 +267,11 @@ class BranchlessTFT(TFT):
         if length is None:
             return super()._encode(past, state, length)
         h_0, c_0 = state
-        T, D = past.shape[1:]
-        step, begin = torch.arange(T, device=past.device), (T - length).unsqueeze(1)
-        first = (step == begin).unsqueeze(-1).to(past.dtype)  # [B, T, 1]
+        S, D = past.shape[1:]
+        step, begin = torch.arange(S, device=past.device), (S - length).unsqueeze(1)
+        first = (step == begin).unsqueeze(-1).to(past.dtype)  # [B, S, 1]
         before = (step < begin).unsqueeze(-1).to(past.dtype)
-        x = torch.cat([past, first * h_0.unsqueeze(1), before], dim=-1)  # [B, T, 2 D + 1]
+        x = torch.cat([past, first * h_0.unsqueeze(1), before], dim=-1)  # [B, S, 2 D + 1]
         w_input, w_hidden, *biases = self.encoder.all_weights[0]
         gates = past.new_tensor([-SHUT, SHUT, 0.0, -SHUT])  # input, forget, cell, output
         w_x = torch.cat([w_input, w_hidden, gates.repeat_interleave(D).unsqueeze(1)], dim=1)
@@ -294,8 +294,9 @@ def _onnx_file(program: ExportedProgram, about: dict[str, Any]) -> bytes:
     """Return a program as the bytes of an .onnx file."""
     with _quiet():
         converted = torch.onnx.export(
-            program, dynamo=True, input_names=INPUTS, output_names=("quantiles",), verbose=False
-        )
+            program, dynamo=True, input_names=INPUTS, output_names=("quantiles",), verbose=False,
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+        )  # fmt: skip
     assert converted is not None
     model = converted.model_proto
     for entry in (*model.graph.node, *model.graph.value_info):
@@ -303,6 +304,14 @@ def _onnx_file(program: ExportedProgram, about: dict[str, Any]) -> bytes:
     model.metadata_props.add(key=DESCRIPTION, value=json.dumps(about))
     blob: bytes = model.SerializeToString()
     return blob
+
+
+def _stable_sort(values: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+    """Say `sort` in ONNX, which PyTorch's exporter cannot: equal values stay as they come."""
+    from onnxscript import opset18 as op
+
+    assert stable and dim == -1
+    return op.TopK(values, op.Shape(values, start=-1), largest=int(descending), sorted=1)
 
 
 def _need_onnx() -> None:

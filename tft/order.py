@@ -1,17 +1,48 @@
-"""Ascending order along the last dimension, by numpy where that is the faster."""
+"""Ascending order along the last dimension, by numpy where that is the faster.
+
+On a CPU numpy sorts many short rows with vector instructions: several times as fast as PyTorch, see
+benchmarks/NOTES.md. A GPU, and a program that is exported, sorts by PyTorch.
+"""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+PLACE_BITS = 16  # of a key, below the value: rows are shorter than 2^16
+
 
 def ascending(values: Tensor) -> Tensor:
-    """Return values [..., n] in ascending order, NaN last.
-
-    On a CPU numpy sorts many short rows with vector instructions: 7 to 19 times as fast as PyTorch
-    on one thread, see benchmarks/NOTES.md. A GPU, and a program that is exported, sorts by PyTorch.
-    Places are not found this way: numpy orders those of equal values by the processor's ways.
-    """
-    if values.is_cpu and not values.requires_grad and not torch.compiler.is_compiling():
+    """Return values [..., n] in ascending order, NaN last."""
+    if _numpy_may(values):
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(-1).values
+
+
+def places_in_order(values: Tensor) -> Tensor:
+    """Return the places of values [..., n] in ascending order, those of equal ones as they come.
+
+    Args:
+        values: no NaN; n below 65,536.
+    """
+    if not _numpy_may(values) or values.dtype != torch.float32:
+        return values.sort(dim=-1, stable=True).indices
+    # numpy's own argsort orders equal values by the processor's ways. So keys are sorted that hold
+    # the place below the value, as a whole number in the value's order; + 0.0 turns -0.0 into 0.0.
+    bits = (values + 0.0).numpy().view(np.int32)
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    keys <<= PLACE_BITS
+    keys += np.arange(values.shape[-1])
+    keys.sort(axis=-1)
+    keys &= (1 << PLACE_BITS) - 1
+    return torch.from_numpy(keys)
+
+
+def count_below(ordered: Tensor, limits: Tensor) -> Tensor:
+    """Count the values of ascending rows [..., n] that are below limits [..., q]: [..., q]."""
+    if torch.compiler.is_compiling():  # ONNX has no binary search
+        return (ordered.unsqueeze(-2) < limits.unsqueeze(-1)).sum(-1)
+    return torch.searchsorted(ordered, limits)
+
+
+def _numpy_may(values: Tensor) -> bool:
+    return values.is_cpu and not values.requires_grad and not torch.compiler.is_compiling()

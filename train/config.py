@@ -62,6 +62,8 @@ class TrainConfig:
     """Processes that gather batches; 0 gathers them on the device itself."""
 
     # The network.
+    patch_length: int = 12
+    """Ticks of the context that are one step of its encoder; 1 is the paper's network."""
     hidden_size: int = 32
     """Width of its layers."""
     embedding_size: int = 8
@@ -239,6 +241,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "validation_windows": (1, _HUGE),
     "windows_per_epoch": (1, _HUGE),
     "num_workers": (0, 256),
+    "patch_length": (1, 1000),
     "hidden_size": (1, 4096),
     "embedding_size": (1, 4096),
     "attention_heads": (1, 4096),

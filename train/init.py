@@ -18,7 +18,7 @@ from train.config import TrainConfig
 from train.runs import open_run
 
 # Keys whose weights have other shapes, or another meaning, with another value.
-MUST_EQUAL = ("hidden_size", "embedding_size", "attention_heads", "quantiles")
+MUST_EQUAL = ("patch_length", "hidden_size", "embedding_size", "attention_heads", "quantiles")
 Axis = Sequence[Hashable]  # what each row along one axis of a tensor belongs to
 
 

@@ -24,7 +24,8 @@ class FitResult:
     """How a training ended."""
 
     epochs: int
-    best_epoch: int  # from 1
+    best_epoch: int  # from 1; 0: none was better than what training started from
+    first_validation_loss: float  # of that
     best_validation_loss: float
     final_train_loss: float
     final_validation_loss: float
@@ -44,7 +45,10 @@ def fit(
     stop: StopRequest | None = None,
     deadline: float = math.inf,
 ) -> FitResult:
-    """Train; the run directory holds the best epoch's forecaster at every moment after the first.
+    """Train; once it has begun the run directory holds the best forecaster at every moment.
+
+    What training starts from is judged too: with a day of data, whose windows all tell of the same
+    hours, no epoch may be better.
 
     Args:
         state: fresh, or of a checkpoint; changed in place.
@@ -54,7 +58,7 @@ def fit(
         run: where everything is recorded.
         stop: asked after every step whether to save and leave.
         deadline: `time.monotonic()` by which training should have ended, the last validation
-            and calibration included once it is known how long they take.
+            and calibration included.
 
     Raises:
         FloatingPointError: three steps in a row had no finite gradient, or no epoch a finite loss.
@@ -63,6 +67,9 @@ def fit(
     stop = stop or StopRequest()
     progress = Progress(config, train_loader, deadline, state.ranks.first)
     closing_seconds, ended = 0.0, state.epoch - 1
+    if state.step == 0:
+        seconds = judge_start(state, validation_loader, config, run, progress, stop)
+        closing_seconds = closing_share(config) * seconds
     while not finished(state, config):
         started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
@@ -76,7 +83,7 @@ def fit(
             run.save_checkpoint(state)
             raise stopped from error
         improved = state.judge(validation.loss, whole=not state.out_of_time)
-        closing_seconds = (1 + CALIBRATION_PASSES * config.calibrate) * (time.monotonic() - trained)
+        closing_seconds = closing_share(config) * (time.monotonic() - trained)
         speed = (state.windows - trained_before) / (trained - started)
         record = epoch_record(state, validation, time.monotonic() - started, speed)
         if improved:
@@ -95,6 +102,36 @@ def fit(
         if state.out_of_time:
             break
     return conclude(state, ended, config)
+
+
+def judge_start(
+    state: TrainState,
+    loader: ValidationLoader,
+    config: TrainConfig,
+    run: RunDirectory | Bystander,
+    progress: Progress,
+    stop: StopRequest,
+) -> float:
+    """Validate and keep what training starts from; return the seconds it took to validate.
+
+    Raises:
+        Stopped: on request; nothing is trained yet.
+    """
+    began = time.monotonic()
+    try:
+        validation = validate(state.judged, loader, config, state.ranks, stop)
+    except (Stopped, ChildProcessError) as error:
+        raise as_stop(error, stop, state.ranks) from error
+    seconds = time.monotonic() - began
+    if state.judge_start(validation.loss):
+        run.save_best(state.judged)
+    progress.say(f"before training: validation {validation.loss:.4f}")
+    return seconds
+
+
+def closing_share(config: TrainConfig) -> int:
+    """Return how many validations it takes to end: one, and calibration's."""
+    return 1 + CALIBRATION_PASSES * config.calibrate
 
 
 def end_epoch(
@@ -129,13 +166,14 @@ def conclude(state: TrainState, ended: int, config: TrainConfig) -> FitResult:
     Raises:
         FloatingPointError: no epoch had a finite validation loss.
     """
-    if not math.isfinite(state.best_loss):
+    if not math.isfinite(state.best_loss if state.best_epoch else state.validation_loss):
         raise FloatingPointError(
             f"no epoch had a finite validation loss; lower learning_rate ({state.learning_rate})"
         )
     return FitResult(
         epochs=ended,
         best_epoch=state.best_epoch,
+        first_validation_loss=state.first_loss,
         best_validation_loss=state.best_loss,
         final_train_loss=state.train_loss,
         final_validation_loss=state.validation_loss,

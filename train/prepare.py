@@ -185,6 +185,7 @@ def build_forecaster(
     network = TFT(
         network_config(
             schema,
+            patch_length=config.patch_length,
             hidden_size=config.hidden_size,
             embedding_size=config.embedding_size,
             attention_heads=config.attention_heads,

@@ -40,7 +40,7 @@ class Progress:
     def start_epoch(self, state: TrainState) -> None:
         """Open the epoch's line."""
         self.epoch = state.epoch
-        self.best = state.best_loss if state.best_epoch else None
+        self.best = state.best_loss if math.isfinite(state.best_loss) else None
         self.first = self.first if self.first is not None else self._position(state.step_in_epoch)
         if self.shown and sys.stderr.isatty():
             self.bar = tqdm(

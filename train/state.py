@@ -16,8 +16,8 @@ from train.ranks import ALONE, Ranks
 from train.step import StepResult, make_optimizer
 
 NUMBERS = (
-    "epoch", "step", "step_in_epoch", "windows", "best_loss", "best_epoch", "bad_steps",
-    "skipped_steps", "train_loss", "validation_loss", "learning_rate",
+    "epoch", "step", "step_in_epoch", "windows", "first_loss", "best_loss", "best_epoch",
+    "bad_steps", "skipped_steps", "train_loss", "validation_loss", "learning_rate",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ class TrainState:
         )
         self.scaler = grad_scaler(config.precision, self.device)
         self.epoch, self.step = 1, 0  # the epoch at hand; steps taken in all
+        self.first_loss = math.nan  # validation loss before the first step
         self.best_loss, self.best_epoch = math.inf, 0
         self.best: dict[str, torch.Tensor] | None = None  # what was judged then
         self.train_loss = self.validation_loss = math.nan  # of the last epoch that ended
@@ -90,6 +91,11 @@ class TrainState:
         self.total = torch.zeros((), device=self.device)
         self.observed = torch.zeros((), device=self.device)
 
+    def judge_start(self, validation_loss: float) -> bool:
+        """Take what training starts from for the best so far, if its loss is finite."""
+        self.first_loss = validation_loss
+        return self._keep_if_better(validation_loss, 0)
+
     def judge(self, validation_loss: float, whole: bool = True) -> bool:
         """Tell whether an epoch is the best so far; one cut short moves no learning rate."""
         self.epoch_learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -97,14 +103,17 @@ class TrainState:
         self.validation_loss = validation_loss
         if whole:
             self.plateau.step(validation_loss)
-        improved = validation_loss < self.best_loss
-        if improved:
-            self.best_loss, self.best_epoch = validation_loss, self.epoch
+        return self._keep_if_better(validation_loss, self.epoch)
+
+    def _keep_if_better(self, validation_loss: float, epoch: int) -> bool:
+        better = validation_loss < self.best_loss
+        if better:
+            self.best_loss, self.best_epoch = validation_loss, epoch
             self.best = _copied(self.judged)
-        return improved
+        return better
 
     def with_best(self, keep: Callable[[Forecaster], None]) -> None:
-        """Hand over the forecaster of the best epoch, if there was one."""
+        """Hand over the best forecaster so far, if there was one."""
         if self.best is not None:
             now = _copied(self.judged)
             self.judged.load_state_dict(self.best)

@@ -281,10 +281,16 @@ def calibrate_best(run: RunDirectory, prepared: Prepared) -> CalibrationResult:
 def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
     """Say how a training ended, in one line."""
     sampled = " sampled" if loader.sampled else ""
+    which = (
+        f"best epoch {result.best_epoch} of {result.epochs}"
+        if result.best_epoch
+        else f"what training started from is kept, better than all epochs ({result.epochs})"
+    )
     return (
-        f"best epoch {result.best_epoch} of {result.epochs}, each of {loader.windows_per_epoch:,}"
+        f"{which}, each of {loader.windows_per_epoch:,}"
         f"{sampled} windows{', the last cut short by the clock' if result.cut_short else ''}; "
-        f"validation loss {result.best_validation_loss:.4f}, "
+        f"validation loss {result.best_validation_loss:.4f} "
+        f"({result.first_validation_loss:.4f} before training), "
         f"{seconds / 60:.1f} min, peak memory {resident_memory_mb():.0f} MB"
     )
 
@@ -310,6 +316,7 @@ def training_info(
     """Return what training_info.json says; every figure in it was measured in this run."""
     fleet, split = prepared.read.fleet, prepared.split
     begin, step = int(fleet.first_tick.min()), fleet.step_seconds
+    first = result.first_validation_loss
     return {
         "trained_at": began.isoformat(timespec="seconds"),
         "epochs": result.epochs,
@@ -325,6 +332,7 @@ def training_info(
         "model_parameters": sum(p.numel() for p in prepared.forecaster.parameters()),
         "convergence": {
             "best_epoch": result.best_epoch,
+            "first_val_loss": first if math.isfinite(first) else None,
             "best_val_loss": result.best_validation_loss,
             "plateau_reached": result.stopped_early,
             "out_of_time": result.out_of_time,
