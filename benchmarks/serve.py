@@ -35,7 +35,7 @@ from benchmarks.machine import ROOT, measured_on
 from benchmarks.memory import forget_peak, peak_memory
 from benchmarks.sizes import parse_sizes
 from data.fleet import Fleet
-from serve.commands import STATE, leave_a_core, open_service
+from serve.commands import STATE, make_room_for_requests, open_service
 from tft.bundle import save_forecaster
 from tft.files import write_atomically
 
@@ -129,7 +129,7 @@ def serve_run(run: Path, speed: float) -> None:
     def clock() -> float:
         return start + (time.monotonic() - begin) * speed
 
-    leave_a_core()
+    make_room_for_requests()
     with listen("127.0.0.1", 0) as listening:
         app = create_app(open_service(run, run / STATE, clock=clock))
         serve_until_stopped(app, listening, "127.0.0.1", say=lambda line: print(line, flush=True))
@@ -297,7 +297,7 @@ def latencies(seconds: Sequence[float]) -> dict[str, Any]:
 
 def measure_ticks(servers: int) -> dict[str, Any]:
     """Time ticks of a fleet in this process: the rows of all servers, then all that follows."""
-    leave_a_core()
+    make_room_for_requests()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         save_forecaster(random_forecaster(), run / "model")

@@ -72,7 +72,7 @@ def serve_command(read_table: ReadTable) -> click.Command:
             if url is not None:
                 _poll(service, url, queries, prometheus_token_env, prometheus_basic_auth_env)
             app = create_app(service, asks_token=token is not None)
-            leave_a_core()
+            make_room_for_requests()
             serve_until_stopped(app, listening, host, allow_host, token, say=_say)
 
     return serve
@@ -117,7 +117,7 @@ def open_service(
     return Service(FleetState(schema, store, clock), store, shelf, checked, clock)
 
 
-def leave_a_core() -> None:
+def make_room_for_requests() -> None:
     """Forecast with one thread less than there are cores: the loop that answers needs one too.
 
     And have the two pass Python's lock on sooner: 99 % of the requests that come meanwhile are
