@@ -105,11 +105,13 @@ def test_whole_minutes_and_four_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(module: str, task: dict[str, Any]) -> dict[str, Any]:
         asked.append((task["phase"], task["metric"]))
         loss = dict.fromkeys(METRICS, 0.5)
-        return {"seconds": 30.0, "epochs": 2, "windows": 64, "loss_by_metric": loss}
+        run = {"seconds": 30.0, "epochs": 2, "best_epoch": 1, "windows": 64}
+        return {**run, "loss_by_metric": loss}
 
     monkeypatch.setattr(speed, "measure", fake)
     scaled = speed.train_phases(Path("x"), {}, full=False)
     assert len(asked) == 4 and scaled["baseline"]["minutes"] == 2.0 and scaled["baseline"]["scaled"]
+    assert scaled["phase 3"]["kept_epoch"] == 1
     asked.clear()
     full = speed.train_phases(Path("x"), {}, full=True)
     assert len(asked) == 13 and full["baseline"]["minutes"] == 2.0
