@@ -241,7 +241,10 @@ def steps_of_last(steps: dict[str, Row]) -> Row:
 
 
 def judge(trained: dict[str, Row], steps: dict[str, Row]) -> list[Row]:
-    """Compare the last phase with the baseline, claim by claim."""
+    """Compare the last phase with the baseline, claim by claim.
+
+    That a loss is better is no merit of a training that keeps what it started from.
+    """
     first, last = trained[FIRST], trained[LAST]
     memory = steps_of_last(steps)["peak_bytes"] / steps[FIRST]["peak_bytes"]
     measured = (
@@ -249,10 +252,21 @@ def judge(trained: dict[str, Row], steps: dict[str, Row]) -> list[Row]:
         100 * (1 - memory),
         100 * (1 - last["loss"] / first["loss"]),
     )
+    trained_at_all = (True, True, last["kept_epoch"] > 0)
     return [
-        {"claim": f"{claimed:g} {what}", "measured": value, "holds": value >= claimed}
-        for (what, claimed), value in zip(CLAIMS.items(), measured, strict=True)
-    ]
+        {"claim": f"{claimed:g} {what}", "measured": value, "holds": value >= claimed and trained,
+         "trained": trained}
+        for (what, claimed), value, trained in zip(
+            CLAIMS.items(), measured, trained_at_all, strict=True
+        )
+    ]  # fmt: skip
+
+
+def verdict(claim: Row) -> str:
+    """Say what became of a claim."""
+    held = "holds" if claim["holds"] else "does not hold"
+    untrained = "" if claim["trained"] else ", but no epoch was better than before training"
+    return f"{claim['claim']}: {held}, measured {claim['measured']:.1f}{untrained}"
 
 
 def as_text(content: Row) -> str:
@@ -282,9 +296,7 @@ def as_text(content: Row) -> str:
             f"{row['step_ms']:>8.1f}"
         )
     lines.append("")
-    for claim in content["claims"]:
-        verdict = "holds" if claim["holds"] else "does not hold"
-        lines.append(f"{claim['claim']}: {verdict}, measured {claim['measured']:.1f}")
+    lines += [verdict(claim) for claim in content["claims"]]
     lines.append("one seed; a day of data has 20 validation windows, so the loss is an indication")
     lines.append("the loss is of the epoch that was kept; 0: before training")
     return "\n".join(lines)

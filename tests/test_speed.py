@@ -121,7 +121,7 @@ def test_whole_minutes_and_four_models(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_claims_are_judged_by_the_last_phase_at_its_own_batch_size() -> None:
     trained = {
         "baseline": {"minutes": 12.0, "loss": 0.5},
-        "phase 3": {"minutes": 2.0, "loss": 0.45},
+        "phase 3": {"minutes": 2.0, "loss": 0.45, "kept_epoch": 4},
     }
     steps = {
         "baseline": {"peak_bytes": 100}, "phase 3, batch 32": {"peak_bytes": 1},
@@ -133,6 +133,17 @@ def test_claims_are_judged_by_the_last_phase_at_its_own_batch_size() -> None:
     assert (faster["measured"], faster["holds"]) == (6.0, True)
     assert (less["measured"], less["holds"]) == (pytest.approx(40), False)
     assert (better["measured"], better["holds"]) == (pytest.approx(10), False)
+
+
+def test_a_loss_before_training_proves_nothing() -> None:
+    trained = {
+        "baseline": {"minutes": 12.0, "loss": 0.5, "kept_epoch": 0},
+        "phase 3": {"minutes": 2.0, "loss": 0.3, "kept_epoch": 0},
+    }
+    steps = {"baseline": {"peak_bytes": 100}, "phase 3, batch 64": {"peak_bytes": 60}}
+    better = speed.judge(trained, steps)[2]
+    assert better["measured"] == pytest.approx(40) and not better["holds"]
+    assert speed.verdict(better).endswith("but no epoch was better than before training")
 
 
 def test_a_measurement_that_fails_says_so(tmp_path: Path) -> None:
