@@ -1,13 +1,14 @@
-"""Attention on a CPU, window by window, so that a window's scores never leave the cache.
+"""Attention on a CPU, a few windows at a time, so that their scores never leave the cache.
 
 The reference is `scaled_dot_product_attention`; the backward pass is derived by hand and computes
 the scores again instead of keeping them. With heads of a few features, everything is laid out
 features first: a matrix product with 4 columns takes three times as long as one with 4 rows.
 
-B batch, N heads, H queries, L keys, d features of a head.
+B batch, n windows at a time, N heads, H queries, L keys, d features of a head.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+SCORES = 330_000  # [n, N, H, L] at a time: 1.3 MB, or one window
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
@@ -43,11 +46,11 @@ class _Attend(Function):
         keys, values = keys.contiguous(), values.contiguous()
         hidden = hidden[:, :, _first_hidden(hidden) :]
         penalty = torch.zeros_like(hidden, dtype=keys.dtype).masked_fill_(hidden, -torch.inf)
-        out = torch.empty_like(scaled)
-        weights = scaled.new_empty(N, H, keys.shape[-1])
-        for b in range(B):
-            _weigh(scaled[b], keys[b], penalty[b], weights)
-            torch.matmul(values[b], weights.mT, out=out[b])
+        rows = scaled.new_empty(B, d, N * H)
+        for some, weights in _windows_at_a_time(scaled, keys.shape[-1]):
+            _weigh(scaled[some], keys[some], penalty[some], weights)
+            torch.bmm(values[some], weights.flatten(1, 2).mT, out=rows[some])
+        out = rows.view(B, d, N, H).transpose(1, 2).contiguous()
         ctx.save_for_backward(scaled, keys, values, penalty, out)
         return out
 
@@ -66,21 +69,31 @@ class _Attend(Function):
         # The softmax's backward subtracts sum over keys of weight * d_weight, which is d_out * out.
         inner = (d_out * out).sum(2).unsqueeze(-1)  # [B, N, H, 1]
         d_rows = d_out.transpose(1, 2).reshape(B, d, N * H)
-        weights, d_scores = (scaled.new_empty(N, H, L) for _ in range(2))
-        for b in range(B):
-            _weigh(scaled[b], keys[b], penalty[b], weights)
-            torch.mm(d_rows[b], weights.view(N * H, L), out=d_values[b])
-            torch.mm(d_rows[b].t(), values[b], out=d_scores.view(N * H, L))
-            d_scores.sub_(inner[b]).mul_(weights)
-            torch.bmm(keys[b], d_scores.mT, out=d_scaled[b])
-            torch.bmm(scaled[b], d_scores, out=d_keys[b])
+        for some, weights in _windows_at_a_time(scaled, L):
+            _weigh(scaled[some], keys[some], penalty[some], weights)
+            torch.bmm(d_rows[some], weights.flatten(1, 2), out=d_values[some])
+            d_scores = torch.bmm(d_rows[some].mT, values[some]).view_as(weights)
+            d_scores.sub_(inner[some]).mul_(weights)
+            by_head = d_scores.flatten(0, 1)  # [n * N, H, L]
+            torch.bmm(keys[some].flatten(0, 1), by_head.mT, out=d_scaled[some].flatten(0, 1))
+            torch.bmm(scaled[some].flatten(0, 1), by_head, out=d_keys[some].flatten(0, 1))
         return d_scaled.div_(math.sqrt(d)), d_keys, d_values, None
 
 
+def _windows_at_a_time(scaled: Tensor, L: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield which windows are next, and memory for their weights [n, N, H, L], used again."""
+    B, N, _, H = scaled.shape
+    n = min(B, max(1, SCORES // (N * H * L)))
+    weights = scaled.new_empty(n, N, H, L)
+    for start in range(0, B, n):
+        yield slice(start, start + n), weights[: B - start]
+
+
 def _weigh(scaled: Tensor, keys: Tensor, penalty: Tensor, weights: Tensor) -> None:
-    """Write one window's attention weights [N, H, L]; the penalty is of the last keys only."""
-    torch.bmm(scaled.mT, keys, out=weights)
-    weights[..., -penalty.shape[-1] :].add_(penalty)  # masked_fill_ takes four times as long
+    """Write n windows' attention weights [n, N, H, L]; the penalty is of the last keys only."""
+    torch.bmm(scaled.flatten(0, 1).mT, keys.flatten(0, 1), out=weights.flatten(0, 1))
+    hidden = weights[..., -penalty.shape[-1] :]
+    hidden.add_(penalty.unsqueeze(1))  # masked_fill_ takes four times as long
     torch.softmax(weights, -1, out=weights)
 
 
