@@ -40,6 +40,8 @@ HOW_TO_READ = (
     "One use of the past is in none of these figures: the network reads and forecasts every metric "
     "in standard deviations around the mean of the window's own history, and that scale is never "
     "shuffled.",
+    "History is read in patches of a few ticks (`patch_length`): selection weights of a patch are "
+    "those of each of its ticks, and the attention it gets is divided evenly among them.",
     "Missing ticks, and those before a server began, count in no average.",
 )
 
