@@ -33,7 +33,6 @@ CONFIG = TFTConfig(
     num_naive=6,
 )
 CONTEXT, HORIZON = 288, 96
-STEPS = CONTEXT // CONFIG.patch_length  # of the encoder
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,11 @@ class Block:
     def bytes_moved(self) -> int:
         """Count the bytes of inputs, outputs and parameters: the least one forward can move."""
         return sum(t.nbytes for t in (*self.inputs, *self.outputs(), *self.parameters))
+
+
+def encoder_steps(config: TFTConfig) -> int:
+    """Return the patches of a context."""
+    return -(-CONTEXT // config.patch_length)
 
 
 def product(rows: int, inputs: int, outputs: int) -> int:
@@ -157,7 +161,7 @@ def selection_blocks(network: TFT, inputs: TFTInputs) -> list[Block]:
 
 def sequence_blocks(network: TFT, B: int, device: torch.device) -> list[Block]:
     """Return the LSTMs, the gated skip after them, and static enrichment."""
-    n, S, H, D = network, STEPS, HORIZON, network.config.hidden_size
+    n, S, H, D = network, encoder_steps(network.config), HORIZON, network.config.hidden_size
     past_x, encoded = _leaf(device, B, S, D), _leaf(device, B, S, D)
     future_x, decoded = _leaf(device, B, H, D), _leaf(device, B, H, D)
     h, c = _leaf(device, 1, B, D), _leaf(device, 1, B, D)
@@ -191,7 +195,7 @@ def sequence_blocks(network: TFT, B: int, device: torch.device) -> list[Block]:
 def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
     """Return attention and what comes after it, all for the horizon only; target is [B, H, M]."""
     n, config, device = network, network.config, target.device
-    (B, H, M), S, D = target.shape, STEPS, config.hidden_size
+    (B, H, M), S, D = target.shape, encoder_steps(config), config.hidden_size
     enriched = _leaf(device, B, S + H, D)
     seen = torch.ones(H, S + H, dtype=torch.bool, device=device).tril(S)
     mask = seen.expand(B, -1, -1).contiguous()  # [B, H, S + H], as the network makes it

@@ -117,6 +117,8 @@ def _best(run: RunFacts) -> str:
 
 def _plateau(run: RunFacts) -> str:
     """Say whether training stopped gaining, and how that is known."""
+    if run.best_epoch == 0:
+        return "none; no epoch was better than what training started from"
     if run.patience_ran_out:
         return "reached; patience ran out without a better validation loss"
     if run.last_gain is None:
@@ -238,7 +240,7 @@ def _start(run: RunFacts) -> str:
     """Name what training started from."""
     if run.init is not None:
         return f"the weights of {run.init} it started from"
-    return "the network before training, whose forecasts are a mixture of naive ones"
+    return "the network before training, whose weights are random beside naive forecasts"
 
 
 def _about_held_out(report: EvaluationReport) -> Iterator[str]:

@@ -48,12 +48,15 @@ def reliability_figure(calibration: Sequence[Calibration]) -> Figure:
     return figure
 
 
-def convergence_figure(course: Sequence[Epoch], best_epoch: int) -> Figure:
+def convergence_figure(
+    course: Sequence[Epoch], best_epoch: int, first_loss: float | None = None
+) -> Figure:
     """Draw training and validation loss over the epochs, and the learning rate below.
 
     Args:
         course: at least one epoch.
-        best_epoch: the one that was kept.
+        best_epoch: the one that was kept; 0: what training started from.
+        first_loss: validation loss of that, if it is known and finite.
     """
     figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -64,11 +67,16 @@ def convergence_figure(course: Sequence[Epoch], best_epoch: int) -> Figure:
     )
     style = {"marker": "o", "markersize": 4}
     losses.plot(numbers, train, color=GREY, linewidth=1.2, label="training, with dropout", **style)
-    losses.plot(numbers, val, color=BLUE, linewidth=2.0, label="validation", **style)
-    if best_epoch in numbers:
+    judged = dict(zip(numbers, val, strict=True))
+    if first_loss is not None:
+        judged = {0: first_loss, **judged}
+    losses.plot(*zip(*judged.items(), strict=True), color=BLUE, linewidth=2.0, label="validation",
+                **style)  # fmt: skip
+    if best_epoch in judged:
+        kept = f"epoch {best_epoch}" if best_epoch else "before training"
         losses.plot(
-            [best_epoch], [val[numbers.index(best_epoch)]], linestyle="none", marker="o",
-            markersize=10, color=VERMILION, zorder=3, label=f"kept: epoch {best_epoch}",
+            [best_epoch], [judged[best_epoch]], linestyle="none", marker="o",
+            markersize=10, color=VERMILION, zorder=3, label=f"kept: {kept}",
         )  # fmt: skip
     losses.set_ylabel("loss")
     losses.legend(frameon=False)

@@ -23,8 +23,8 @@ from data.windows import WindowIndex, WindowStore
 from report.evaluate import held_out_windows, iso_time
 from report.explanation import Explanation, FloatArray, Reading, Spread, Variable
 from report.weights import (
+    beside_even,
     history_by_lag,
-    may_look,
     selection_weights,
     share_on_history,
     variable_names,
@@ -225,16 +225,16 @@ class _Sums:
 
     def add_weights(self, slots: IntArray, inputs: TFTInputs, output: TFTOutput) -> None:
         """Add windows' selection weights and attention; ticks without a value do not count."""
-        assert output.attention is not None and inputs.past_seen is not None
-        seen, attention = inputs.past_seen, output.attention  # [B, T], [B, H, L]
+        attention, even = output.attention, output.even  # [B, H, L]
+        assert attention is not None and even is not None and inputs.past_seen is not None
+        seen = inputs.past_seen  # [B, T]
         row = [selection_weights(seen, output), share_on_history(seen, attention)]
         self.slots.append(slots)
         self.rows.append(torch.cat(row, dim=1).float().cpu().numpy())
-        looks = may_look(seen, attention.shape[1])
-        relative = attention * looks.sum(-1, keepdim=True)  # 1: as all that may be looked at
-        steps = (relative, looks.to(relative.dtype))  # sums, and counts
+        relative = beside_even(attention, even)  # 1: as all that may be looked at
+        steps = (relative, (even > 0).to(relative.dtype))  # sums, and counts
         for part, (by_step, by_lag) in enumerate(
-            zip(steps, history_by_lag(seen, attention), strict=True)
+            zip(steps, history_by_lag(attention, even), strict=True)
         ):
             self.by_step[part] += by_step.sum(0).double().cpu().numpy()
             np.add.at(self.by_lag[part], slots, by_lag.double().cpu().numpy())

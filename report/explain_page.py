@@ -41,7 +41,8 @@ HOW_TO_READ = (
     "in standard deviations around the mean of the window's own history, and that scale is never "
     "shuffled.",
     "History is read in patches of a few ticks (`patch_length`): selection weights of a patch are "
-    "those of each of its ticks, and the attention it gets is divided evenly among them.",
+    "those of each of its ticks, and the attention it gets is divided evenly among those that hold "
+    "a value.",
     "Missing ticks, and those before a server began, count in no average.",
 )
 
@@ -222,9 +223,9 @@ def _attention(explanation: Explanation, reading: Reading) -> str:
     return picture(
         figure,
         "Attention a tick of history gets, by how long before the step asked for it lies",
-        "Averaged over windows and horizon steps that could look there; 1 is as much as every tick "
-        f"of history alike. {per_cent(100 * reading.on_history)} of all attention is on history, "
-        "the rest on the horizon's own steps.",
+        "Averaged over windows and horizon steps that could look there; 1 is as much as where all "
+        f"of history is looked at alike. {per_cent(100 * reading.on_history)} of all attention is "
+        "on history, the rest on the horizon's own steps.",
     )
 
 

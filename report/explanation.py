@@ -52,7 +52,7 @@ class Reading:
     on_history: float
     """Share of the attention that rests on the context; the rest is on the horizon's own steps."""
     by_lag: FloatArray  # [L] attention a tick of history gets from a step so many ticks after it,
-    # 1 = as much as the step's ticks of history get on average; NaN where no step could look
+    # 1 = as much as from one that looks at all of history alike; NaN where no step could look
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Explanation:
     servers: tuple[Reading, ...]
     """In the order of the fleet; those with a window among the ones looked at."""
     by_step: FloatArray  # [H, L] attention of each step to each tick of context and horizon,
-    # 1 = as much as those it may look at get on average; NaN where it never may
+    # 1 = as much as from one that looks everywhere alike; NaN where it never may
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, numbers and strings; None for what is not known."""

@@ -25,7 +25,7 @@ class FoldScores:
     """Scores of one fold, or what became of them over all folds."""
 
     validation_loss: float
-    """Of the best epoch, as trained on."""
+    """Of the epoch that was kept, as trained on."""
     forecasters: Mapping[str, tuple[Scores, ...]]
     """By name, the model first: one row per metric, then their mean."""
 

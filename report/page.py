@@ -299,7 +299,7 @@ def _training(run: RunFacts) -> Section:
     body = ""
     if run.course:
         body += picture(
-            convergence_figure(run.course, run.best_epoch),
+            convergence_figure(run.course, run.best_epoch, run.first_loss),
             "training and validation loss and learning rate, epoch by epoch",
             f"Loss: {run.loss_unit}.",
         )
@@ -314,7 +314,7 @@ def _training(run: RunFacts) -> Section:
         ("parameters", f"{run.parameters:,}"),
         ("precision", run.precision),
         ("seed", str(run.seed)),
-        ("validation loss of the kept epoch", number_cell(run.best_loss)),
+        ("validation loss of what was kept", number_cell(run.best_loss)),
         ("band of that loss", loss_band(run.best_loss)),
     ]
     bands = ", ".join(f"{name} under {limit:.2f}" for limit, name in LOSS_BANDS)

@@ -39,11 +39,11 @@ class RunFacts:
     whole_epochs: int
     """Those of them that took all of their windows: the clock may have cut the last one short."""
     best_epoch: int
-    """The one whose weights were kept; 0: none was better than what training started from."""
+    """Whose weights were kept; 0: none was better than what training started from."""
     first_loss: float | None
-    """Validation loss of that."""
+    """Validation loss before the first step."""
     best_loss: float
-    """Its validation loss, in `loss_unit`."""
+    """Validation loss of what was kept, in `loss_unit`."""
     loss_unit: str
     """What the losses are."""
     patience_ran_out: bool

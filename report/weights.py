@@ -39,34 +39,33 @@ def share_on_history(seen: Tensor, attention: Tensor) -> Tensor:
     return attention[..., : seen.shape[1]].sum(-1).mean(1, keepdim=True)
 
 
-def may_look(seen: Tensor, horizon: int) -> Tensor:
-    """Tell which ticks each step may look at, [B, H, L]: of the context only those `seen`."""
-    ahead = torch.ones(horizon, horizon, dtype=torch.bool, device=seen.device).tril()
-    context = seen.unsqueeze(1).expand(-1, horizon, -1)
-    return torch.cat([context, ahead.expand(len(seen), -1, -1)], dim=-1)
+def beside_even(attention: Tensor, even: Tensor) -> Tensor:
+    """Divide attention [B, H, L] by an even one; 0 where no step may look."""
+    return torch.where(even > 0, attention / even, 0.0)
 
 
-def history_by_lag(seen: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+def history_by_lag(attention: Tensor, even: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the attention ticks of history get, by how many ticks later the asking step is.
 
-    1 is as much as the step's ticks of history get on average: steps far ahead share theirs with
-    more steps, and reach other lags.
+    1 is as much as a step that looks at all of its history alike gives the tick: steps far ahead
+    share their attention with more steps, and reach other lags.
 
     Args:
-        seen: [B, T] ticks of the context that may be looked at.
         attention: [B, H, L].
+        even: [B, H, L] what it would be if a step looked everywhere alike; 0 where it may not.
 
     Returns:
         By lag [B, L]: sums, and the pairs of step and tick they are of.
     """
-    T, H = seen.shape[1], attention.shape[1]
-    past = attention[..., :T]
-    share = past.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
-    relative = past / share * seen.sum(1)[:, None, None]
-    looks = seen.unsqueeze(1).expand(-1, H, -1).to(attention.dtype)
+    B, H, L = attention.shape
+    T = L - H
+    past, alike = attention[..., :T], even[..., :T]
+    tiny = torch.finfo(attention.dtype).tiny
+    share, alike_share = (each.sum(-1, keepdim=True).clamp(min=tiny) for each in (past, alike))
+    relative = beside_even(past / share, alike / alike_share)
     step, tick = torch.arange(H).unsqueeze(1), torch.arange(T)
-    lag = (T + step - tick).flatten().to(seen.device)  # [H * T] ticks from key to query
-    sums, pairs = (attention.new_zeros(len(seen), T + H) for _ in range(2))
+    lag = (T + step - tick).flatten().to(past.device)  # [H * T] ticks from key to query
+    sums, pairs = (attention.new_zeros(B, L) for _ in range(2))
     sums.index_add_(1, lag, relative.flatten(1))
-    pairs.index_add_(1, lag, looks.flatten(1))
+    pairs.index_add_(1, lag, (alike > 0).to(pairs.dtype).flatten(1))
     return sums, pairs

@@ -73,14 +73,14 @@ def explain_server(forecaster: Forecaster, fleet: Fleet, server: str, now: float
     batch = store.gather(np.array([number]), origin).to(forecaster.quantiles.device)
     output = forecaster.explain(batch, return_weights=True)
     _refuse(server, judge_forecast(output.quantiles[0].cpu().numpy(), schema))
-    assert output.attention is not None
+    assert output.attention is not None and output.even is not None
     seen = batch.past.isfinite().any(-1)  # [1, T], as `Forecaster.encode` has it
     weights = iter(selection_weights(seen, output)[0].tolist())
     groups = {
         group: tuple(sorted((Weight(name, next(weights)) for name in names), key=_lightest_last))
         for group, names in variable_names(schema).items()
     }
-    sums, pairs = history_by_lag(seen, output.attention)  # [1, L]
+    sums, pairs = history_by_lag(output.attention, output.even)  # [1, L]
     by_lag = (sums / pairs)[0].double().cpu().numpy()  # NaN where no step could look
     looked = np.flatnonzero(np.isfinite(by_lag))
     minutes = looked * schema.step_seconds / 60

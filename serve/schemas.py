@@ -248,7 +248,7 @@ class ExplainAnswer(Head):
     future: list[Weight]
     static: list[Weight]
     attention: list[LagWeight] = Field(
-        description="1: as much as the ticks of history get on average"
+        description="1: as much as where all of history is looked at alike"
     )
     attention_on_history: Share = Field(description="The rest is on the steps forecast before")
     what_this_is: str

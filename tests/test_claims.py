@@ -40,7 +40,7 @@ def test_what_no_epoch_made_better_is_nothing_learnt():
     assert claims.maturity.startswith("nothing learnt")
     assert "none was better than what training started from" in joined(claims.facts)
     assert claims.unsupported[0].startswith("That it learnt from these data")
-    assert "a mixture of naive ones" in claims.unsupported[0]
+    assert "the network before training" in claims.unsupported[0]
     begun = derive_claims(make_report(), make_run((0.4, 0.5), best_epoch=0, init="before"))
     assert "than the weights of before it started from" in begun.unsupported[0]
 

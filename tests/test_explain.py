@@ -152,14 +152,12 @@ def test_only_ticks_with_a_value_count() -> None:
     assert np.isnan(read.by_step[:, unseen]).all() and np.isfinite(read.by_step[-1, ~unseen]).all()
 
 
-def test_even_attention_is_one_everywhere() -> None:
-    """So a peak is a peak, whatever is missing and however many steps could look there.
-
-    Of single ticks: a patch is looked at for all of its ticks, however many were seen.
-    """
+@pytest.mark.parametrize("patch", [1, 4, 12])
+def test_even_attention_is_one_everywhere(patch: int) -> None:
+    """So a peak is a peak, whatever is missing and however many steps could look there."""
     fleet = small_fleet((200, 40))
     fleet.values[np.random.default_rng(1).random(len(fleet.values)) < 0.3] = np.nan
-    forecaster = tiny_forecaster(patch_length=1)
+    forecaster = tiny_forecaster(patch_length=patch)
     with torch.no_grad():
         forecaster.network.attention.query.weight.zero_()
         forecaster.network.attention.query.bias.zero_()

@@ -25,6 +25,7 @@ from tft.selection import RealEmbedding, VariableSelection
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Cut even small inputs into several pieces, the last one shorter."""
     monkeypatch.setattr(tft.fast_selection, "PIECE", 1)
+    monkeypatch.setattr(tft.fast_attention, "SCORES", 400)
     yield
 
 

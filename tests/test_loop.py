@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from train.config import TrainConfig
 from train.device import grad_scaler
 from train.loop import FitResult, fit
 from train.run_dir import RunDirectory
+from train.signals import Stopped, StopRequest
 from train.state import TrainState
 from train.step import grouped, make_optimizer, train_step
 from train.validate import Validation
@@ -270,6 +272,43 @@ def test_what_training_starts_from_is_kept_where_no_epoch_is_better(
     assert result.first_validation_loss == 0.3 and result.epochs == 2
     assert torch.equal(weights(load_forecaster(tmp_path / "run" / "model")), start)
     assert not torch.equal(weights(trained), start)
+
+
+def test_before_an_epoch_has_ended_nothing_is_there_to_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights nobody trained would be forecast with, without a word."""
+    stop = StopRequest()
+
+    def stopping(*arguments):
+        stop.signal = signal.SIGTERM
+        return train_step(*arguments)
+
+    monkeypatch.setattr("train.loop.train_step", stopping)
+    run = RunDirectory(tmp_path / "run", CONFIG)
+    with pytest.raises(Stopped):
+        fit(TrainState(tiny_forecaster(), CONFIG), *loaders(), CONFIG, run, stop)
+    run.close()
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("last", [0.5, math.nan])
+def test_a_last_epoch_that_is_not_finite_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: float
+) -> None:
+    losses = iter([0.3, 0.5, last])
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
+    result, _ = run_fit(tmp_path / "run")
+    assert (result.best_epoch, result.lowest_validation_loss) == (0, 0.5)
+
+
+def test_no_finite_epoch_is_a_failure_whatever_training_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.3, math.nan, math.nan])
+    monkeypatch.setattr("train.loop.validate", lambda *_: judged(next(losses)))
+    with pytest.raises(FloatingPointError, match="no epoch had a finite validation loss"):
+        run_fit(tmp_path / "run")
 
 
 def test_a_start_that_is_not_finite_is_not_kept(

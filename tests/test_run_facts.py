@@ -13,7 +13,7 @@ INFO: dict[str, Any] = {
     "epochs": 2, "data_hours": 240.0, "trained_hours": 192.0, "num_servers": 3,
     "validated_from": "2026-01-09T00:00:00+00:00", "validated_until": "2026-01-11T00:00:00+00:00",
     "quantile_loss": 0.2, "loss_unit": "spreads", "training_time_hours": 0.1,
-    "convergence": {"best_epoch": 2, "out_of_time": False},
+    "convergence": {"best_epoch": 2, "first_val_loss": 0.4, "out_of_time": False},
     "early_stopping": {"stopped_early": False}, "validation_servers": ["new-1"],
     "windows_per_epoch": 96, "model_parameters": 90, "precision": "fp32", "random_seed": 7,
     "peak_memory_mb": 500.0,
@@ -36,6 +36,7 @@ def test_facts_are_those_of_the_files(tmp_path: Path) -> None:
     facts = read_run_facts(write(tmp_path, INFO, lines))
     assert facts is not None
     assert (facts.data_days, facts.trained_days, facts.seed) == (10.0, 8.0, 7)
+    assert (facts.best_epoch, facts.first_loss, facts.best_loss) == (2, 0.4, 0.2)
     assert [epoch.number for epoch in facts.course] == [1, 2] and facts.whole_epochs == 1
     assert facts.course[0].train_loss is None  # a loss that was not finite
     part = facts.validation_part(3600, None)

@@ -113,7 +113,7 @@ def _recent_means(earlier: Tensor) -> tuple[Tensor, Tensor]:
         before = F.pad(running, (0, 0, ticks // APART, 0))[:, :, :n]
         total, count = running - before
         means.append((total / count).to(values.dtype))  # 0 / 0 where unseen
-    share = (running[1, :, -1] / (n * APART)).to(values.dtype)
+    share = blocks[1].sum(1) / max(n * APART, 1)
     return torch.stack([mean.transpose(1, 2) for mean in means]), share
 
 

@@ -51,7 +51,7 @@ class TFTConfig:
     static_channels: int = CHANNELS
     """Numbers that make up a static real."""
     patch_length: int = 1
-    """Ticks of the context that are one step of the encoder; 1 is the paper's network."""
+    """Ticks of the context that are one step of the encoder; 1 is the paper's encoder."""
     num_naive: int = 0
     """Naive forecasts the head may lean on; 0 is the paper's network."""
 
@@ -83,7 +83,9 @@ class TFTInputs(NamedTuple):
     future: Tensor  # [B, H, num_future, C]
     static_reals: Tensor  # [B, num_static_reals, C]
     static_codes: Tensor  # [B, number of categories] int64
-    past_seen: Tensor | None = None  # [B, T] bool, ticks attention may look at; None: all
+    past_seen: Tensor | None = (
+        None  # [B, T] bool, attention may look at a patch with one; None: all
+    )
     history_length: Tensor | None = None  # [B] int64 on the CPU, right-aligned; None: all T
     naive: Tensor | None = None  # [B, H, M, num_naive, Q], ascending in Q; None without any
 
@@ -93,6 +95,7 @@ class TFTOutput(NamedTuple):
 
     quantiles: Tensor  # [B, H, M, Q], ascending in Q
     attention: Tensor | None = None  # [B, H, L], averaged over heads; each row sums to 1
+    even: Tensor | None = None  # [B, H, L] what it would be if a step looked everywhere alike
     past_weights: Tensor | None = None  # [B, T, num_past] variable selection
     future_weights: Tensor | None = None  # [B, H, num_future]
     static_weights: Tensor | None = None  # [B, static inputs], reals first
@@ -153,7 +156,7 @@ class TFT(nn.Module):
         past, seen, length = in_patches(ticks, seen_ticks, length, P)
 
         # Static covariate encoders, section 4.3.
-        static, static_weights = self._select_static(inputs)  # [B, D], [B, S]
+        static, static_weights = self._select_static(inputs)  # [B, D], [B, static inputs]
         c_s = self.selection_context(static)
         c_e = self.enrichment_context(static).unsqueeze(1)  # [B, 1, D]
         h_0, c_0 = self.hidden_context(static), self.cell_context(static)  # c_h, c_c
@@ -164,7 +167,7 @@ class TFT(nn.Module):
 
         # Locality enhancement with a sequence-to-sequence layer, section 4.5.1.
         # In the weights' own precision: cuDNN's autocast is fp16 even where bf16 was asked for, and
-        # gradients through 384 steps vanish in it; oneDNN has no fp16 LSTM at all.
+        # gradients through many steps vanish in it; oneDNN has no fp16 LSTM at all.
         with torch.autocast(past_x.device.type, enabled=False):
             past_x, future_x, h_0, c_0 = self._as_weights(past_x, future_x, h_0, c_0)
             encoded, state = self._encode(past_x, (h_0, c_0), length)
@@ -188,9 +191,11 @@ class TFT(nn.Module):
         quantiles = self.head(transformed, inputs.naive)  # equation 23
         if not return_weights:
             return TFTOutput(quantiles)
+        looks, alike = self.attention.weights(queries, enriched, mask), mask / mask.sum(-1, True)
         return TFTOutput(
             quantiles,
-            attention_to_ticks(self.attention.weights(queries, enriched, mask), seen_ticks, P, T),
+            attention_to_ticks(looks, seen_ticks, P, T),
+            attention_to_ticks(alike, seen_ticks, P, T),
             weights_of_ticks(past_weights, P, T),
             future_weights,
             static_weights,
@@ -198,7 +203,7 @@ class TFT(nn.Module):
         )
 
     def _select_static(self, inputs: TFTInputs) -> tuple[Tensor, Tensor]:
-        """Embed static inputs and select among them: [B, D] and weights [B, S]."""
+        """Embed static inputs and select among them: [B, D] and weights [B, inputs]."""
         embedded = [self.static_embedding(inputs.static_reals)]  # [B, reals, E]
         for column, table in enumerate(self.category_embeddings):
             embedded.append(table(inputs.static_codes[:, column]).unsqueeze(1))

@@ -22,10 +22,11 @@ def places_in_order(values: Tensor) -> Tensor:
     """Return the places of values [..., n] in ascending order, those of equal ones as they come.
 
     Args:
-        values: no NaN; n below 65,536.
+        values: no NaN; n up to 65,536.
     """
     if not _numpy_may(values) or values.dtype != torch.float32:
         return values.sort(dim=-1, stable=True).indices
+    assert values.shape[-1] <= 1 << PLACE_BITS
     # numpy's own argsort orders equal values by the processor's ways. So keys are sorted that hold
     # the place below the value, as a whole number in the value's order; + 0.0 turns -0.0 into 0.0.
     bits = (values + 0.0).numpy().view(np.int32)

@@ -2,7 +2,8 @@
 
 Most of a Temporal Fusion Transformer's work is done once per step of the context, and neighbouring
 ticks tell nearly the same. A patch reads all of its ticks at once, as PatchTST does (Nie, Nguyen,
-Sinthong, Kalagnanam, arXiv 2211.14730); patches of one tick are the paper's network.
+Sinthong, Kalagnanam, arXiv 2211.14730); patches of one tick are the paper's
+encoder. Missing ticks are masked in it; attention sees a patch in which any tick was seen.
 
 B batch, T ticks, P ticks of a patch, S = ceil(T / P) patches, V variables, C channels of a variable
 at a tick, H horizon, L = T + H.
@@ -44,7 +45,10 @@ def in_patches(past: Tensor, seen: Tensor, length: Tensor | None, P: int) -> Pat
 
 
 def weights_of_ticks(weights: Tensor, P: int, T: int) -> Tensor:
-    """Give every tick its patch's selection weights: [B, S, V] to [B, T, V], 0 before all patches.
+    """Give every tick its patch's selection weights: [B, S, V] to [B, T, V].
+
+    Ticks before the oldest patch of all windows have 0; those before a history began have weights
+    that mean nothing.
 
     Args:
         weights: of patches, the last of which ends with the last tick.

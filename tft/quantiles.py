@@ -22,7 +22,7 @@ class QuantileHead(nn.Module):
     Their gaps are stretched by factors of 0 and more, so quantiles still cannot cross.
     """
 
-    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: two thirds are left to the linear outputs
+    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: of six naive forecasts 7 % each
 
     def __init__(
         self,

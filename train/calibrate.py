@@ -1,4 +1,4 @@
-"""Calibration of the best epoch's forecaster on windows that did not train it.
+"""Calibration of the forecaster that was kept on windows that did not train it.
 
 N windows, H horizon steps, M targets, Q quantiles.
 """

@@ -63,7 +63,8 @@ class TrainConfig:
 
     # The network.
     patch_length: int = 12
-    """Ticks of the context that are one step of its encoder; 1 is the paper's network."""
+    """Ticks of the context that are one step of its encoder; 1 is the paper's encoder. A context
+    that is no multiple of it is filled up with missing ticks."""
     hidden_size: int = 32
     """Width of its layers."""
     embedding_size: int = 8

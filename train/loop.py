@@ -25,8 +25,9 @@ class FitResult:
 
     epochs: int
     best_epoch: int  # from 1; 0: none was better than what training started from
-    first_validation_loss: float  # of that
-    best_validation_loss: float
+    lowest_validation_loss: float  # of the epochs
+    first_validation_loss: float  # before the first step
+    best_validation_loss: float  # of what is kept
     final_train_loss: float
     final_validation_loss: float
     learning_rate: float  # at the start
@@ -45,7 +46,7 @@ def fit(
     stop: StopRequest | None = None,
     deadline: float = math.inf,
 ) -> FitResult:
-    """Train; once it has begun the run directory holds the best forecaster at every moment.
+    """Train; the run directory holds the best forecaster at every moment after the first epoch.
 
     What training starts from is judged too: with a day of data, whose windows all tell of the same
     hours, no epoch may be better.
@@ -58,18 +59,18 @@ def fit(
         run: where everything is recorded.
         stop: asked after every step whether to save and leave.
         deadline: `time.monotonic()` by which training should have ended, the last validation
-            and calibration included.
+            and calibration included once this process knows how long they take.
 
     Raises:
         FloatingPointError: three steps in a row had no finite gradient, or no epoch a finite loss.
-        Stopped: on request, after saving a checkpoint.
+        Stopped: on request, after saving a checkpoint once a step has been taken.
     """
     stop = stop or StopRequest()
     progress = Progress(config, train_loader, deadline, state.ranks.first)
     closing_seconds, ended = 0.0, state.epoch - 1
     if state.step == 0:
-        seconds = judge_start(state, validation_loader, config, run, progress, stop)
-        closing_seconds = closing_share(config) * seconds
+        seconds = validate_start(state, validation_loader, config, progress, stop)
+        closing_seconds = closing_validations(config) * seconds
     while not finished(state, config):
         started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
@@ -83,11 +84,13 @@ def fit(
             run.save_checkpoint(state)
             raise stopped from error
         improved = state.judge(validation.loss, whole=not state.out_of_time)
-        closing_seconds = closing_share(config) * (time.monotonic() - trained)
+        closing_seconds = closing_validations(config) * (time.monotonic() - trained)
         speed = (state.windows - trained_before) / (trained - started)
         record = epoch_record(state, validation, time.monotonic() - started, speed)
         if improved:
             run.save_best(state.judged)
+        elif state.best_epoch == 0:
+            state.with_best(run.save_best)
         run.log_epoch(record, state.judged)
         progress.end_epoch(record, improved)
         ended = state.epoch
@@ -104,15 +107,14 @@ def fit(
     return conclude(state, ended, config)
 
 
-def judge_start(
+def validate_start(
     state: TrainState,
     loader: ValidationLoader,
     config: TrainConfig,
-    run: RunDirectory | Bystander,
     progress: Progress,
     stop: StopRequest,
 ) -> float:
-    """Validate and keep what training starts from; return the seconds it took to validate.
+    """Judge what training starts from; return the seconds it took to validate.
 
     Raises:
         Stopped: on request; nothing is trained yet.
@@ -123,13 +125,12 @@ def judge_start(
     except (Stopped, ChildProcessError) as error:
         raise as_stop(error, stop, state.ranks) from error
     seconds = time.monotonic() - began
-    if state.judge_start(validation.loss):
-        run.save_best(state.judged)
+    state.judge_start(validation.loss)
     progress.say(f"before training: validation {validation.loss:.4f}")
     return seconds
 
 
-def closing_share(config: TrainConfig) -> int:
+def closing_validations(config: TrainConfig) -> int:
     """Return how many validations it takes to end: one, and calibration's."""
     return 1 + CALIBRATION_PASSES * config.calibrate
 
@@ -166,13 +167,14 @@ def conclude(state: TrainState, ended: int, config: TrainConfig) -> FitResult:
     Raises:
         FloatingPointError: no epoch had a finite validation loss.
     """
-    if not math.isfinite(state.best_loss if state.best_epoch else state.validation_loss):
+    if not math.isfinite(state.lowest_loss):
         raise FloatingPointError(
             f"no epoch had a finite validation loss; lower learning_rate ({state.learning_rate})"
         )
     return FitResult(
         epochs=ended,
         best_epoch=state.best_epoch,
+        lowest_validation_loss=state.lowest_loss,
         first_validation_loss=state.first_loss,
         best_validation_loss=state.best_loss,
         final_train_loss=state.train_loss,

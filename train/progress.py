@@ -34,6 +34,7 @@ class Progress:
         self.bar: Any = None
         self.epoch = 1
         self.first: float | None = None  # position at which this process began, in epochs
+        self.began = self.started  # with the first of these epochs
         self.windows = loader.windows_per_epoch
         self.sampled = " sampled" if loader.sampled else ""
 
@@ -41,7 +42,8 @@ class Progress:
         """Open the epoch's line."""
         self.epoch = state.epoch
         self.best = state.best_loss if math.isfinite(state.best_loss) else None
-        self.first = self.first if self.first is not None else self._position(state.step_in_epoch)
+        if self.first is None:
+            self.first, self.began = self._position(state.step_in_epoch), time.monotonic()
         if self.shown and sys.stderr.isatty():
             self.bar = tqdm(
                 total=self.steps, initial=state.step_in_epoch, desc=self._label(), leave=False
@@ -91,7 +93,7 @@ class Progress:
             done = self._position(step) - self.first
             left = self.epochs - self._position(step)
             if done > 0:
-                remaining = min(remaining, elapsed * left / done)
+                remaining = min(remaining, (time.monotonic() - self.began) * left / done)
         if math.isinf(remaining):  # a process that has only validated yet
             return f"elapsed {clock(elapsed)}"
         remaining = max(remaining, 0.0)

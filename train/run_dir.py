@@ -5,7 +5,7 @@ data.txt            what reading the table found
 metrics.jsonl       one line an epoch
 skipped.jsonl       one line a step that changed no weight, with the windows it was of
 training_info.json  how it ended
-model/              the best epoch's forecaster, to serve
+model/              the best forecaster so far, to serve
 checkpoints/        what --resume goes on from: the newest, and the best three of
                     those written
 logs/               TensorBoard
@@ -106,7 +106,8 @@ class RunDirectory:
         here = (state.epoch, state.step_in_epoch)
         self._keep_lines(METRICS, lambda line: line["epoch"] < state.epoch)
         self._keep_lines(SKIPPED, lambda line: (line["epoch"], line["step_in_epoch"]) <= here)
-        state.with_best(self.save_best)  # the folder may hold that of a later epoch, or none
+        if math.isfinite(state.lowest_loss):  # an epoch has ended
+            state.with_best(self.save_best)  # the folder may hold that of a later epoch, or none
 
     def log_step(self, state: TrainState, result: StepResult, windows_per_second: float) -> None:
         """Record a step in TensorBoard, one in `log_every_n_steps`."""

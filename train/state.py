@@ -17,7 +17,7 @@ from train.step import StepResult, make_optimizer
 
 NUMBERS = (
     "epoch", "step", "step_in_epoch", "windows", "first_loss", "best_loss", "best_epoch",
-    "bad_steps", "skipped_steps", "train_loss", "validation_loss", "learning_rate",
+    "lowest_loss", "bad_steps", "skipped_steps", "train_loss", "validation_loss", "learning_rate",
 )  # fmt: skip
 
 
@@ -62,7 +62,8 @@ class TrainState:
         self.scaler = grad_scaler(config.precision, self.device)
         self.epoch, self.step = 1, 0  # the epoch at hand; steps taken in all
         self.first_loss = math.nan  # validation loss before the first step
-        self.best_loss, self.best_epoch = math.inf, 0
+        self.best_loss, self.best_epoch = math.inf, 0  # epoch 0: what training starts from
+        self.lowest_loss = math.inf  # validation loss of the best of the epochs alone
         self.best: dict[str, torch.Tensor] | None = None  # what was judged then
         self.train_loss = self.validation_loss = math.nan  # of the last epoch that ended
         self.epoch_learning_rate = config.learning_rate  # of its last step
@@ -91,10 +92,10 @@ class TrainState:
         self.total = torch.zeros((), device=self.device)
         self.observed = torch.zeros((), device=self.device)
 
-    def judge_start(self, validation_loss: float) -> bool:
+    def judge_start(self, validation_loss: float) -> None:
         """Take what training starts from for the best so far, if its loss is finite."""
         self.first_loss = validation_loss
-        return self._keep_if_better(validation_loss, 0)
+        self._keep_if_better(validation_loss, 0)
 
     def judge(self, validation_loss: float, whole: bool = True) -> bool:
         """Tell whether an epoch is the best so far; one cut short moves no learning rate."""
@@ -103,6 +104,7 @@ class TrainState:
         self.validation_loss = validation_loss
         if whole:
             self.plateau.step(validation_loss)
+        self.lowest_loss = min(self.lowest_loss, validation_loss)  # inf where that is NaN
         return self._keep_if_better(validation_loss, self.epoch)
 
     def _keep_if_better(self, validation_loss: float, epoch: int) -> bool:

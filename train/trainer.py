@@ -270,7 +270,7 @@ def check_same(path: Path, config: TrainConfig, spec: TableSpec) -> None:
 
 
 def calibrate_best(run: RunDirectory, prepared: Prepared) -> CalibrationResult:
-    """Calibrate the best epoch's forecaster, which the run directory holds."""
+    """Calibrate the forecaster that was kept, which the run directory holds."""
     device = prepared.forecaster.quantiles.device
     best = load_forecaster(run.path / MODEL_DIR, str(device))
     result = prepared.calibrate(best)
@@ -284,13 +284,17 @@ def closing_line(loader: TrainLoader, result: FitResult, seconds: float) -> str:
     which = (
         f"best epoch {result.best_epoch} of {result.epochs}"
         if result.best_epoch
-        else f"what training started from is kept, better than all epochs ({result.epochs})"
+        else f"no epoch better than before training, which is kept: of {result.epochs}"
+    )
+    other = (
+        f"{result.first_validation_loss:.4f} before training"
+        if result.best_epoch
+        else f"best epoch {result.lowest_validation_loss:.4f}"
     )
     return (
         f"{which}, each of {loader.windows_per_epoch:,}"
         f"{sampled} windows{', the last cut short by the clock' if result.cut_short else ''}; "
-        f"validation loss {result.best_validation_loss:.4f} "
-        f"({result.first_validation_loss:.4f} before training), "
+        f"validation loss {result.best_validation_loss:.4f} ({other}), "
         f"{seconds / 60:.1f} min, peak memory {resident_memory_mb():.0f} MB"
     )
 
