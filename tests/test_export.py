@@ -299,6 +299,7 @@ def test_the_benchmark_measures_every_form_on_the_same_windows(
     assert len({len(line) for line in result.stdout.splitlines()}) == 1, "columns are aligned"
 
 
+@pytest.mark.parametrize("file", FORMATS, indirect=True)
 def test_equal_values_are_weighted_alike(bundle: Path, exported: Forecast) -> None:
     """What followed moments like now may be equal; then their order decides which weighs more."""
     forecaster = load_forecaster(bundle)
