@@ -56,7 +56,8 @@ def convergence_figure(
     Args:
         course: at least one epoch.
         best_epoch: the one that was kept; 0: what training started from.
-        first_loss: validation loss of that, if it is known and finite.
+        first_loss: validation loss of that. It is drawn where it was kept: mostly it is so large
+            that the epochs would all lie on one line.
     """
     figure = Figure(figsize=(8.5, 4.6), layout="constrained")
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -68,7 +69,7 @@ def convergence_figure(
     style = {"marker": "o", "markersize": 4}
     losses.plot(numbers, train, color=GREY, linewidth=1.2, label="training, with dropout", **style)
     judged = dict(zip(numbers, val, strict=True))
-    if first_loss is not None:
+    if best_epoch == 0 and first_loss is not None:
         judged = {0: first_loss, **judged}
     losses.plot(*zip(*judged.items(), strict=True), color=BLUE, linewidth=2.0, label="validation",
                 **style)  # fmt: skip
