@@ -69,8 +69,7 @@ def fit(
     progress = Progress(config, train_loader, deadline, state.ranks.first)
     closing_seconds, ended = 0.0, state.epoch - 1
     if state.step == 0:
-        seconds = validate_start(state, validation_loader, config, progress, stop)
-        closing_seconds = closing_validations(config) * seconds
+        closing_seconds = validate_start(state, validation_loader, config, progress, stop)
     while not finished(state, config):
         started, trained_before = time.monotonic(), state.windows
         progress.start_epoch(state)
@@ -87,21 +86,13 @@ def fit(
         closing_seconds = closing_validations(config) * (time.monotonic() - trained)
         speed = (state.windows - trained_before) / (trained - started)
         record = epoch_record(state, validation, time.monotonic() - started, speed)
-        if improved:
-            run.save_best(state.judged)
-        elif state.best_epoch == 0:
+        if improved or state.best_epoch == 0:
             state.with_best(run.save_best)
         run.log_epoch(record, state.judged)
         progress.end_epoch(record, improved)
         ended = state.epoch
         late = time.monotonic() + closing_seconds > deadline
-        signal, late_anywhere = state.ranks.most(stop.signal or 0, late)
-        if state.out_of_time:  # the rest of the epoch is left for --resume
-            run.save_checkpoint(state)
-        else:
-            end_epoch(state, config, run, bool(late_anywhere), bool(signal))
-        if signal:
-            raise Stopped(Signals(int(signal)))
+        end_epoch(state, config, run, late, stop)
         if state.out_of_time:
             break
     return conclude(state, ended, config)
@@ -114,7 +105,7 @@ def validate_start(
     progress: Progress,
     stop: StopRequest,
 ) -> float:
-    """Judge what training starts from; return the seconds it took to validate.
+    """Judge what training starts from; return the seconds that ending it may take.
 
     Raises:
         Stopped: on request; nothing is trained yet.
@@ -127,7 +118,7 @@ def validate_start(
     seconds = time.monotonic() - began
     state.judge_start(validation.loss)
     progress.say(f"before training: validation {validation.loss:.4f}")
-    return seconds
+    return closing_validations(config) * seconds
 
 
 def closing_validations(config: TrainConfig) -> int:
@@ -136,6 +127,27 @@ def closing_validations(config: TrainConfig) -> int:
 
 
 def end_epoch(
+    state: TrainState,
+    config: TrainConfig,
+    run: RunDirectory | Bystander,
+    late: bool,
+    stop: StopRequest,
+) -> None:
+    """Save what is due of an epoch that was judged, and go on to the next or leave.
+
+    Raises:
+        Stopped: on request, of any rank.
+    """
+    signal, late_anywhere = state.ranks.most(stop.signal or 0, late)
+    if state.out_of_time:  # the rest of the epoch is left for --resume
+        run.save_checkpoint(state)
+    else:
+        next_epoch(state, config, run, bool(late_anywhere), bool(signal))
+    if signal:
+        raise Stopped(Signals(int(signal)))
+
+
+def next_epoch(
     state: TrainState, config: TrainConfig, run: RunDirectory | Bystander, late: bool, stop: bool
 ) -> None:
     """Go on to the next epoch, with a checkpoint where one is due or nothing comes after."""
