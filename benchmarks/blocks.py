@@ -27,10 +27,10 @@ CONFIG = TFTConfig(
     num_targets=4,
     num_static_reals=4,
     static_cardinalities=(64, 8),
-    future_channels=34,
-    static_channels=23,
+    future_channels=33,
+    static_channels=22,
     patch_length=TrainConfig.patch_length,
-    num_naive=6,
+    num_naive=7,
 )
 CONTEXT, HORIZON = 288, 96
 

@@ -29,6 +29,7 @@ from report.weights import (
     share_on_history,
     variable_names,
 )
+from tft.analogs import LIKENESSES
 from tft.batch import WindowBatch
 from tft.forecaster import Forecaster
 from tft.history import NAIVE_FORECASTS
@@ -39,7 +40,7 @@ SHUFFLES = 3
 BATCH_SIZE = 64
 LOW, HIGH = 0.1, 0.9  # of the windows' selection weights
 SEED = 0  # of the shuffles: the same run and table give the same figures
-BEFORE = [NAIVE_FORECASTS.index("same hours before"), NAIVE_FORECASTS.index("moments like this")]
+BEFORE = [NAIVE_FORECASTS.index(name) for name in LIKENESSES]
 """Naive forecasts that are of the future variables; the others are of the past ones."""
 DRAWN = 4  # candidates for each window values are taken from, see `_draw_donors`
 

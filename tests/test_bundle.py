@@ -19,7 +19,7 @@ from tft.forecaster import TrainingFacts
 def bundle(tmp_path: Path) -> Path:
     forecaster = tiny_forecaster()
     forecaster.facts = TrainingFacts(("a", "b"), 77)
-    forecaster.unknown_rate = 0.25
+    forecaster.unknown_rate, forecaster.calendar_dropout = 0.25, 0.75
     save_forecaster(forecaster, tmp_path / "model")
     return tmp_path / "model"
 
@@ -38,7 +38,7 @@ def test_round_trip_forecasts_the_same(bundle: Path) -> None:
     assert torch.equal(loaded.forecast(random_batch()), original.forecast(random_batch()))
     assert loaded.schema == original.schema
     assert loaded.facts == TrainingFacts(("a", "b"), 77)
-    assert loaded.unknown_rate == 0.25
+    assert (loaded.unknown_rate, loaded.calendar_dropout) == (0.25, 0.75)
     assert not loaded.training
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_write_keeps_the_old_file(
 
 def test_another_version_is_refused(bundle: Path) -> None:
     edit(bundle, version=99)
-    with pytest.raises(ValueError, match="bundle version 99, this program reads 4"):
+    with pytest.raises(ValueError, match="bundle version 99, this program reads 5"):
         load_forecaster(bundle)
 
 

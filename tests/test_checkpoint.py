@@ -144,7 +144,7 @@ def train(
 ) -> Forecaster:
     torch.manual_seed(0)
     forecaster = tiny_forecaster()
-    forecaster.unknown_rate = 0.3  # random numbers beside dropout's
+    forecaster.unknown_rate = forecaster.calendar_dropout = 0.3  # random numbers, like dropout
     state = TrainState(forecaster, config, "data")
     run = RunDirectory(path, config, resume)
     try:

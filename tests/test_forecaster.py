@@ -155,6 +155,21 @@ def test_codes_are_hidden_in_training_only() -> None:
     assert 0.45 < (codes == 0).float().mean() < 0.55
 
 
+def test_calendars_are_hidden_in_training_only() -> None:
+    forecaster = tiny_forecaster()
+    forecaster.calendar_dropout = 0.5
+    batch = random_batch(B=2000)
+    batch = batch._replace(known=torch.ones_like(batch.known))
+    known, metrics = len(SCHEMA.known), len(SCHEMA.metrics)
+    assert (forecaster.encode(batch).inputs.future[:, :, :known, :2] == 1).all()
+    torch.manual_seed(0)
+    inputs = forecaster.train().encode(batch).inputs
+    hidden = (inputs.future[:, :, :known, :2] == 0).all((1, 2, 3))
+    assert 0.45 < hidden.float().mean() < 0.55
+    assert (inputs.past[hidden][:, :, metrics:] == 0).all(), "of the whole window or of nothing"
+    assert (inputs.past[~hidden][:, :, metrics:] == 1).all()
+
+
 def test_names_fit_the_network() -> None:
     config = network_config(SCHEMA)
     assert len(past_names(SCHEMA)) == config.num_past

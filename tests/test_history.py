@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tft.analogs import analogs
+from tft.analogs import LIKENESSES, analogs
 from tft.history import (
     HOURS_CHANNELS,
     LAGS,
@@ -15,6 +15,7 @@ from tft.history import (
     memory,
     naive_forecasts,
     same_hours,
+    summarise,
     window_summary,
 )
 from tft.normalise import WindowScale
@@ -44,7 +45,7 @@ def test_a_windows_summary_by_hand() -> None:
     past[0, 0] = torch.nan
     days = torch.full((1, 2, 5, 1), torch.nan)
     days[0, 0, :, 0] = torch.arange(5.0)
-    told = window_summary(past, days, torch.tensor([[3.0]]), torch.tensor([[0.7]]))
+    told = window_summary(past, days, torch.tensor([[3.0]]))
     assert told.shape == (1, 1, WINDOW_CHANNELS)
     whole, hour = np.arange(2.0, 22), np.arange(10.0, 22)  # 12 ticks are the last hour
     rows = [
@@ -52,26 +53,31 @@ def test_a_windows_summary_by_hand() -> None:
         [11, 16, 20, hour.std(), 21],  # places 1, 6 and 10 of 12
         [4, 12, 19, whole.std(), 21],  # there are no six hours
     ]
-    expected = np.arcsinh([*np.concatenate(rows), 0, 2, 4]).tolist() + [0.5, np.arcsinh(3), 0.7]
+    expected = np.arcsinh([*np.concatenate(rows), 0, 2, 4]).tolist() + [0.5, np.arcsinh(3)]
     np.testing.assert_allclose(told[0, 0].numpy(), expected, rtol=1e-5)
+
+
+def test_what_was_seen_of_the_month_is_told_of_the_forecasts_made_of_it() -> None:
+    earlier = torch.arange(240.0).view(1, 240, 1).expand(1, 240, 2).clone()
+    earlier[0, :180, 0] = torch.nan
+    days = days_of(earlier, 4, 24)
+    scale = WindowScale(torch.zeros(1, 2), torch.ones(1, 2))
+    told = summarise(earlier[:, -24:], days, earlier, scale, (0.1, 0.5, 0.9), 24)
+    months = len(LIKENESSES)
+    assert told.seen[0].tolist() == [[*4 * [1], *months * [0.25]], (4 + months) * [1]]
 
 
 def test_naive_forecasts_by_hand() -> None:
     past = torch.arange(1.0, 102).view(1, 101, 1)
     past[0, -2:] = torch.nan
-    days = torch.full((1, 2, 5, 1), torch.nan)
-    days[0, :, :2, 0] = torch.tensor([[1.0, 2.0], [6.0, 4.0]])
-    alike = torch.tensor([8.0, 9.0]).expand(1, 5, 1, 2).clone()
+    alike = torch.tensor([8.0, 9.0]).expand(1, 5, 1, len(LIKENESSES), 2).clone()
     alike[0, 4] = torch.nan
-    told = naive_forecasts(past, days, alike, memory(past, 5), (0.1, 0.5))
+    told = naive_forecasts(past, alike, memory(past, 5), (0.1, 0.5))
     assert told.shape == (1, 5, 1, len(NAIVE_FORECASTS), 2)
     held = [[11, 50], [91, 94], [37, 64]]  # of 99, 10 and 70 observed ticks
     assert told[0, :, 0, :3].tolist() == [held] * 5
-    hours = told[0, :, 0, 4].tolist()
-    assert hours[0] == hours[1] == [1, 4], "of 1, 2, 4 and 6: places 0 and 2"
-    assert hours[2] == [2, 2], "of 2 and 4, a tick away"
-    assert hours[3] == hours[4] == held[0], "nothing seen: the context's"
-    assert told[0, 3:, 0, 5].tolist() == [[8, 9], held[0]]
+    for way in range(4, len(NAIVE_FORECASTS)):
+        assert told[0, 3:, 0, way].tolist() == [[8, 9], held[0]], "nothing seen: the context's"
 
 
 def test_days_are_the_same_hours_and_never_the_future() -> None:
@@ -116,9 +122,8 @@ def test_the_last_tick_fades_as_it_is_forgotten() -> None:
     late = slow.clone()
     late[-6:] = torch.nan  # the newest tick seen is half an hour old
     past = torch.stack([slow, noise, late], dim=-1).unsqueeze(0)
-    unseen = torch.full((1, 96, 3, 3), torch.nan)
-    days = torch.full((1, 7, 96, 3), torch.nan)
-    told = naive_forecasts(past, days, unseen, memory(past, 96), (0.1, 0.5, 0.9))[0]
+    unseen = torch.full((1, 96, 3, len(LIKENESSES), 3), torch.nan)
+    told = naive_forecasts(past, unseen, memory(past, 96), (0.1, 0.5, 0.9))[0]
     context, last = told[:, :, 0], told[:, :, NAIVE_FORECASTS.index("last tick")]
     width = last[..., 2] - last[..., 0]
     whole = context[..., 2] - context[..., 0]
@@ -142,9 +147,9 @@ def test_nothing_seen_says_nothing() -> None:
     told = analogs(earlier, scale, torch.ones(2, 3, 4), (0.1, 0.5), day=24)
     assert told.quantiles.isnan().all() and told.distance.isnan().all()
     three = torch.full((2, 4, 3, 3), torch.nan)
-    assert (window_summary(past, days, told.distance, told.share) == 0).all()
+    assert (window_summary(past, days, told.distance) == 0).all()
     assert (same_hours(days, three) == 0).all()
-    assert (naive_forecasts(past, days, told.quantiles, memory(past, 4), (0.1, 0.5)) == 0).all()
+    assert (naive_forecasts(past, told.quantiles, memory(past, 4), (0.1, 0.5)) == 0).all()
 
 
 def test_values_of_any_size_stay_finite() -> None:
@@ -152,8 +157,8 @@ def test_values_of_any_size_stay_finite() -> None:
     scale = WindowScale(torch.zeros(1, 1), torch.ones(1, 1))
     earlier = torch.full((1, 240, 1), 1e30)
     told = analogs(earlier, scale, torch.ones(1, 1, 4), (0.1, 0.5, 0.9), day=24)
-    assert window_summary(past, days, told.distance, told.share).abs().max() < 6
-    assert same_hours(days, told.quantiles).abs().max() < 6
+    assert window_summary(past, days, told.distance).abs().max() < 6
+    assert same_hours(days, told.quantiles[:, :, :, 0]).abs().max() < 6
 
 
 def test_what_was_always_alike_deviates_by_nothing() -> None:

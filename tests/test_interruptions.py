@@ -53,7 +53,7 @@ def fit_stopping(
 ) -> None:
     torch.manual_seed(0)
     forecaster = tiny_forecaster()
-    forecaster.unknown_rate = 0.3
+    forecaster.unknown_rate = forecaster.calendar_dropout = 0.3
     run = RunDirectory(path, CONFIG, resume)
     try:
         fit(TrainState(forecaster, CONFIG, "data"), train_loader, validation_loader, CONFIG, run,

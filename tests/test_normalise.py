@@ -111,6 +111,18 @@ def test_static_inputs_are_standardised() -> None:
     )
 
 
+def test_level_and_spread_stay_within_what_training_had() -> None:
+    """A machine that has become busier than any is taken for the busiest."""
+    normaliser = fitted()
+    calm = torch.stack([torch.randn(50, 24) * 3 + 40, torch.randn(50, 24).exp() * 1000], dim=-1)
+    low, high = normaliser.feature_low, normaliser.feature_high
+    assert (low < -1).all() and (high > 1).all()
+    inside = normaliser.scale_features(measure(normaliser, calm))
+    assert ((inside > low) & (inside < high)).float().mean() > 0.9
+    busy = normaliser.scale_features(measure(normaliser, calm * 1e6))
+    assert torch.equal(busy, high.expand_as(busy))
+
+
 def test_presence_tells_missing_from_zero_and_clips() -> None:
     channels = presence_channels(torch.tensor([0.0, torch.nan, 1e9, -torch.inf]))
     expected = torch.tensor([[0.0, 1.0], [0.0, 0.0], [CLIP, 1.0], [-CLIP, 1.0]])

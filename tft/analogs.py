@@ -5,7 +5,7 @@ weekday: what follows is in the month before, and no layer that sees a day can k
 of analogues (Lorenz 1969) looks for it, metric by metric.
 
 B batch, W earlier ticks, H horizon, M metrics, Q quantiles, n moments, F what describes one, k of
-them that are most like now.
+them that are most like now, N ways to be alike.
 """
 
 from math import pi
@@ -23,16 +23,33 @@ ALIKE = 24  # moments in the history that were most like now
 APART = 12  # ticks between moments looked at
 RECENT = (12, 72)  # ticks before a moment whose means are compared, beside the last one
 HOUR_MEAN = 1 + RECENT.index(12)  # which of them is the last hour's
-HOUR = 0.5  # squared distance of two moments a quarter of a day apart is twice as much
-OTHER_WEEKDAY = 0.02  # added to it on another day of the week,
-PER_DAY = 1e-4  # and for every day ago, so that the newer of two equal moments comes first
+OTHER_WEEKDAY = 0.02  # added to the squared distance on another day of the week
+
+
+class Likeness(NamedTuple):
+    """A way in which moments may be alike: what adds to the distance of a metric's last ticks."""
+
+    hour: float
+    """Squared distance of two moments a quarter of a day apart is twice as much."""
+    per_day: float
+    """Added for every day ago; the newer of two moments that are equal otherwise comes first."""
+    others: float
+    """Share of the distance that is the mean over all metrics instead of the metric's own."""
+
+
+LIKENESSES = {
+    "moments like this": Likeness(hour=0.5, per_day=1e-4, others=0.0),
+    "moments of late": Likeness(hour=0.5, per_day=0.01, others=0.5),
+    "moments at this hour": Likeness(hour=5.0, per_day=1e-4, others=0.5),
+}
+"""Each is a naive forecast. None is the best everywhere, and their mean is better than any."""
 
 
 class Analogs(NamedTuple):
-    """What came after the moments most like now."""
+    """What came after the moments most like now, in each of `LIKENESSES`."""
 
-    quantiles: Tensor  # [B, H, M, Q] in spreads, ascending in Q, NaN where nothing was seen
-    distance: Tensor  # [B, M] of these moments in the mean, NaN where there are none
+    quantiles: Tensor  # [B, H, M, N, Q] in spreads, ascending in Q, NaN where nothing was seen
+    distance: Tensor  # [B, M] of the first way's moments in the mean, NaN where there are none
     share: Tensor  # [B, M] of the earlier ticks that were seen
 
 
@@ -41,7 +58,9 @@ def analogs(
 ) -> Analogs:
     """Forecast by what came after the moments in a metric's own history that were most like now.
 
-    A moment is described by the means of its last ticks, compressed, and by its hour. What followed
+    A moment is described by the means of its last ticks, compressed, and by when it was; what
+    makes it like now is said in several ways (analogue ensembles, Delle Monache et al. 2013, find
+    their members in one). What followed
     the nearest counts the more the nearer it was, and the farthest for nothing, so that a forecast
     changes smoothly. By as much as the last hour is above a moment's, what followed that is lifted,
     fading as it is forgotten.
@@ -60,40 +79,56 @@ def analogs(
     n = means.shape[3]
     whole = n + -horizon // APART  # moments whose horizon has passed
     if whole <= 0:
-        nothing = earlier.new_full((B, horizon, M, len(levels)), torch.nan)
-        return Analogs(nothing, nothing[:, 0, :, 0], share)
+        nothing = earlier.new_full((B, horizon, M, len(LIKENESSES), len(levels)), torch.nan)
+        return Analogs(nothing, nothing[:, 0, :, 0, 0], share)
     ago = torch.arange(n - 1, n - 1 - whole, -1, device=earlier.device) * APART  # ticks
-    near = _distances(means, ago, day).topk(min(ALIKE, whole), largest=False)  # [B, M, k]
-    rows = (W - ago[near.indices]).unsqueeze(2) + torch.arange(horizon, device=ago.device)[:, None]
     series = earlier.transpose(1, 2).unsqueeze(2).expand(-1, -1, horizon, -1)
-    came = series.gather(3, rows)  # [B, M, H, k]
-    came.sub_(level.unsqueeze(3)).div_(spread.unsqueeze(3))
-    hour = means[HOUR_MEAN]
-    above = (hour[..., -1:] - hour.gather(2, near.indices)).nan_to_num(0.0)  # [B, M, k]
-    some = near.values < torch.inf
-    came.addcmul_(kept.unsqueeze(3), above.masked_fill(~some, torch.nan).unsqueeze(2))
-    far = near.values.masked_fill(~some, 0.0)
-    weight = (1 - far / far.amax(-1, keepdim=True).clamp(min=1e-9)).clamp(min=1e-3) * some
-    quantiles = _weighted(levels, came, weight.unsqueeze(2)).transpose(1, 2)
-    return Analogs(quantiles, (far * weight).sum(-1) / weight.sum(-1), share)
+    hour, apart = means[HOUR_MEAN], _distances(means, whole)
+    every, distances = [], []
+    for likeness in LIKENESSES.values():
+        distance = _alike(apart, ago, day, likeness)
+        near = distance.topk(min(ALIKE, whole), largest=False)  # [B, M, k]
+        rows = (W - ago[near.indices]).unsqueeze(2)
+        came = series.gather(3, rows + torch.arange(horizon, device=ago.device)[:, None])
+        came.sub_(level.unsqueeze(3)).div_(spread.unsqueeze(3))  # [B, M, H, k]
+        above = (hour[..., -1:] - hour.gather(2, near.indices)).nan_to_num(0.0)  # [B, M, k]
+        some = near.values < torch.inf
+        came.addcmul_(kept.unsqueeze(3), above.masked_fill(~some, torch.nan).unsqueeze(2))
+        far = near.values.masked_fill(~some, 0.0)
+        weight = (1 - far / far.amax(-1, keepdim=True).clamp(min=1e-9)).clamp(min=1e-3) * some
+        every.append(_weighted(levels, came, weight.unsqueeze(2)).transpose(1, 2))
+        distances.append((far * weight).sum(-1) / weight.sum(-1))
+    return Analogs(torch.stack(every, dim=3), distances[0], share)
 
 
-def _distances(means: Tensor, ago: Tensor, day: int) -> Tensor:
-    """Return how far moments are from now, [B, M, moments], infinite where nothing was seen.
+def _distances(means: Tensor, whole: int) -> Tensor:
+    """Return squared distances of the first moments to the last, [B, M, whole], NaN where unseen.
 
     Args:
         means: [F, B, M, n] in spreads, NaN where nothing was seen.
-        ago: [moments] ticks from each of the first moments to now.
-        day: ticks in a day.
+        whole: how many of the n.
     """
     described = means.sign() * means.abs().log1p()
-    apart = (described[..., : len(ago)] - described[..., -1:]).square()
+    apart = (described[..., :whole] - described[..., -1:]).square()
     both = (apart == apart).to(apart.dtype).sum(0)
-    distance = apart.nan_to_num(0.0).sum(0) * (len(apart) / both)  # 0 / 0 where unseen
-    turn = 2 * pi / day * ago.to(apart.dtype)
+    return apart.nan_to_num(0.0).sum(0) * (len(apart) / both)  # 0 / 0 where unseen
+
+
+def _alike(apart: Tensor, ago: Tensor, day: int, likeness: Likeness) -> Tensor:
+    """Return how far moments are from now in one way, [B, M, moments], infinite where unseen.
+
+    Args:
+        apart: [B, M, moments] of `_distances`.
+        ago: [moments] ticks from each of them to now.
+        day: ticks in a day.
+        likeness: the way.
+    """
+    days = ago.to(apart.dtype) / day
     other = ((ago + day // 2) // day % 7 != 0).to(apart.dtype)
-    calendar = 2 * HOUR * (1 - turn.cos()) + OTHER_WEEKDAY * other + PER_DAY / day * ago
-    return (distance + calendar).nan_to_num(nan=torch.inf)
+    calendar = 2 * likeness.hour * (1 - (2 * pi * days).cos()) + likeness.per_day * days
+    calendar = calendar + OTHER_WEEKDAY * other
+    mixed = torch.lerp(apart, apart.nanmean(1, keepdim=True), likeness.others)
+    return (mixed + calendar).nan_to_num(nan=torch.inf)
 
 
 def _recent_means(earlier: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,8 +178,8 @@ def _weighted(levels: tuple[float, ...], values: Tensor, weight: Tensor) -> Tens
     values = values.nan_to_num(inf, inf, inf)
     order = places_in_order(values)
     ordered = values.gather(-1, order)
-    weight = weight.expand_as(values).gather(-1, order).masked_fill_(ordered == inf, 0.0)
-    last = (weight > 0).sum(-1, keepdim=True) - 1
+    weight = weight.expand_as(values).gather(-1, order).mul_(ordered < inf)
+    last = count_below(ordered, ordered.new_full((*ordered.shape[:-1], 1), inf)) - 1
     total = weight.cumsum(-1)
     whole = total[..., -1:].clamp(min=1e-9)
     middle = total.sub_(weight.div_(2)).div_(whole)  # place of each, 0 to 1

@@ -23,7 +23,7 @@ from tft.model import TFT, TFTConfig
 from tft.normalise import WindowNormaliser
 from tft.schema import FeatureSchema
 
-FORMAT, VERSION = "fleet-tft", 4
+FORMAT, VERSION = "fleet-tft", 5
 MANIFEST = "forecaster.json"
 
 
@@ -42,6 +42,7 @@ def save_forecaster(forecaster: Forecaster, folder: str | os.PathLike[str]) -> N
         "schema": forecaster.schema.to_dict(),
         "network": asdict(forecaster.network.config),
         "unknown_rate": forecaster.unknown_rate,
+        "calendar_dropout": forecaster.calendar_dropout,
         "calibrated": forecaster.calibration is not None,
         "training": asdict(forecaster.facts),
     }
@@ -76,6 +77,7 @@ def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Fore
             TFT(config),
             WindowNormaliser(len(schema.metrics), len(schema.static_reals)),
             float(manifest["unknown_rate"]),
+            float(manifest["calendar_dropout"]),
             facts,
         )
         if manifest["calibrated"]:

@@ -97,6 +97,7 @@ class Forecaster(nn.Module):
         network: TFT,
         normaliser: WindowNormaliser,
         unknown_rate: float = 0.0,
+        calendar_dropout: float = 0.0,
         facts: TrainingFacts | None = None,
     ) -> None:
         """Bind the parts together.
@@ -107,6 +108,8 @@ class Forecaster(nn.Module):
             normaliser: fitted on training rows.
             unknown_rate: share of server and profile codes hidden in training, so that the
                 forecast of a server never seen rests on its history.
+            calendar_dropout: share of windows whose calendar is hidden in training, so that a few
+                weeks' weekdays are not learnt by heart.
             facts: what it was trained on.
 
         Raises:
@@ -131,7 +134,7 @@ class Forecaster(nn.Module):
                     f"the schema needs {getattr(expected, name)}"
                 )
         self.schema, self.network, self.normaliser = schema, network, normaliser
-        self.unknown_rate = unknown_rate
+        self.unknown_rate, self.calendar_dropout = unknown_rate, calendar_dropout
         self.facts = facts or TrainingFacts()
         self.register_buffer("quantiles", torch.tensor(schema.quantiles), persistent=False)
         inf = float("inf")
@@ -159,7 +162,8 @@ class Forecaster(nn.Module):
             window = torch.cat([level, history.window], dim=-1)
             throughout = window.unsqueeze(1).expand(-1, H, -1, -1)
             past = presence_channels(values)
-            known_past, known_future = batch.known[:, :-H], batch.known[:, -H:]
+            known = self._hide_calendar(batch.known)
+            known_past, known_future = known[:, :-H], known[:, -H:]
             inputs = TFTInputs(
                 past=torch.cat([past, known_past[:, -T:]], dim=2),
                 future=_beside(known_future, torch.cat([history.hours, throughout], dim=-1)),
@@ -168,6 +172,7 @@ class Forecaster(nn.Module):
                 past_seen=past[..., 1].any(-1),
                 history_length=batch.history_length,
                 naive=history.naive.clamp(-TARGET_CLIP, TARGET_CLIP),
+                naive_seen=history.seen,
             )
         return Encoded(inputs, scale)
 
@@ -217,6 +222,13 @@ class Forecaster(nn.Module):
         raw = self.normaliser.denormalise(forecast, scale)
         lower, upper = self.bounds[:, None, None, :, None]
         return raw.clamp(lower, upper)
+
+    def _hide_calendar(self, known: Tensor) -> Tensor:
+        """In training, replace a share of windows' calendars by the middle of its circles."""
+        if not self.training or self.calendar_dropout == 0.0:
+            return known
+        hidden = torch.rand(len(known), device=known.device) < self.calendar_dropout
+        return known.masked_fill(hidden.view(-1, 1, 1, 1), 0.0)
 
     def _hide_codes(self, codes: Tensor) -> Tensor:
         """In training, replace a share of the codes by the unknown code."""

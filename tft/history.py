@@ -15,22 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tft.analogs import FARTHEST, analogs
+from tft.analogs import FARTHEST, LIKENESSES, analogs
 from tft.normalise import WindowScale
 from tft.order import ascending
 
 LEVELS = (0.1, 0.5, 0.9)  # quantiles that are told
 SPANS = (12, 72)  # last ticks summarised beside the whole context: of 5 minutes, 1 and 6 hours
 AROUND_DAYS, AROUND_YESTERDAY = 2, 6  # ticks on either side that count as the same hour
-SAME_HOURS = 1  # ticks on either side whose values on the days before make a naive forecast
-NAIVE_FORECASTS = (
-    "context", "last hour", "last 6 hours", "last tick", "same hours before", "moments like this"
-)  # fmt: skip
+NAIVE_FORECASTS = ("context", "last hour", "last 6 hours", "last tick", *LIKENESSES)
 DAYS = 7  # whose same hours are seen
 LAGS = (1, 2, 3, 4, 6, 9, 12, 18, 24, 36, 48, 72, 96)  # ticks at which memory is measured
 NEAR = 3.0  # spreads from the mean; in measuring memory what is farther away is that far
 HOURS_CHANNELS = 8 + len(LEVELS)
-WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 3
+WINDOW_CHANNELS = (1 + len(SPANS)) * (len(LEVELS) + 2) + len(LEVELS) + 2
 
 
 class History(NamedTuple):
@@ -39,6 +36,7 @@ class History(NamedTuple):
     hours: Tensor  # [B, H, M, HOURS_CHANNELS] of `same_hours`
     window: Tensor  # [B, M, WINDOW_CHANNELS] of `window_summary`
     naive: Tensor  # [B, H, M, K, Q] of `naive_forecasts`
+    seen: Tensor  # [B, M, K] share seen of the month that moments like this are of; else 1
 
 
 def summarise(
@@ -62,11 +60,15 @@ def summarise(
     H = days.shape[2]
     rho = memory(past, H)
     alike, distance, share = analogs(earlier, scale, rho[..., 1 : H + 1], levels, day)
+    naive = naive_forecasts(past, alike, rho, levels)
+    ways = share.unsqueeze(-1).expand(-1, -1, len(LIKENESSES))
+    seen = F.pad(ways, (naive.shape[3] - len(LIKENESSES), 0), value=1.0)
     near = [min(levels, key=lambda level: abs(level - told)) for told in LEVELS]
     return History(
-        same_hours(days, alike[..., [levels.index(level) for level in near]]),
-        window_summary(past, days, distance, share),
-        naive_forecasts(past, days, alike, rho, levels),
+        same_hours(days, alike[..., 0, [levels.index(level) for level in near]]),
+        window_summary(past, days, distance),
+        naive,
+        seen,
     )
 
 
@@ -118,53 +120,46 @@ def same_hours(days: Tensor, alike: Tensor) -> Tensor:
     return torch.stack(channels, dim=-1)
 
 
-def window_summary(past: Tensor, days: Tensor, distance: Tensor, share: Tensor) -> Tensor:
+def window_summary(past: Tensor, days: Tensor, distance: Tensor) -> Tensor:
     """Tell what a window's history holds.
 
     Args:
         past: [B, T, M], NaN where missing.
         days: [B, days, H, M], NaN where unseen.
         distance: [B, M] of moments like this.
-        share: [B, M] of the ticks they were looked for in that were seen.
 
     Returns:
-        [B, M, 21]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
+        [B, M, 20]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
         deviation and the largest value each; of the days before three quantiles and the share
-        seen; the distance and the share. 0 where nothing was.
+        seen; the distance. 0 where nothing was.
     """
     others = days.flatten(1, 2)
     spans = (past, *(past[:, -ticks:] for ticks in SPANS))
     channels = [channel for span in spans for channel in _summary(span)]
     told = [compressed(channel) for channel in (*channels, *_quantiles(others))]
-    return torch.stack([*told, _seen(others).mean(1), compressed(distance), share], dim=-1)
+    return torch.stack([*told, _seen(others).mean(1), compressed(distance)], dim=-1)
 
 
-def naive_forecasts(
-    past: Tensor, days: Tensor, alike: Tensor, rho: Tensor, levels: tuple[float, ...]
-) -> Tensor:
+def naive_forecasts(past: Tensor, alike: Tensor, rho: Tensor, levels: tuple[float, ...]) -> Tensor:
     """Forecast every step by quantiles of what was seen.
 
     Args:
         past: [B, T, M], NaN where missing.
-        days: [B, days, H, M], NaN where unseen.
-        alike: [B, H, M, Q] of `tft.analogs`.
+        alike: [B, H, M, N, Q] of `tft.analogs`.
         rho: [B, M, lags] of `memory`.
         levels: Q quantile levels, ascending.
 
     Returns:
         [B, H, M, K, Q], ascending in Q: see `NAIVE_FORECASTS`. The first three hold for the whole
-        horizon, the fourth fades from the last tick to the first (see `_fading`), the last is of
-        each step's own hour on the days before. Where one has seen nothing it is the context's,
-        and 0 where that has not either.
+        horizon, the fourth fades from the last tick to the first (see `_fading`), the others are
+        of moments like this. Where one has seen nothing it is the context's, and 0 where that has
+        not either.
     """
-    H = days.shape[2]
+    H = alike.shape[1]
     spans = (past, *(past[:, -ticks:] for ticks in SPANS))
     held = [_at(levels, span.transpose(1, 2)) for span in spans]  # [B, M, Q] each
-    around = F.pad(days, (0, 0, SAME_HOURS, SAME_HOURS), value=torch.nan)
-    around = around.unfold(2, 2 * SAME_HOURS + 1, 1)  # [B, days, H, M, ticks]
-    same = _at(levels, around.permute(0, 2, 3, 1, 4).flatten(3))  # [B, H, M, Q]
     steady = (each.unsqueeze(1).expand(-1, H, -1, -1) for each in held)
-    every = [*steady, _fading(past, held[0], rho, levels, H), same, alike]
+    every = [*steady, _fading(past, held[0], rho, levels, H), *alike.unbind(3)]
     whole = every[0].nan_to_num(0.0)
     return torch.stack([torch.where(each.isnan(), whole, each) for each in every], dim=-2)
 

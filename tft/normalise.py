@@ -35,6 +35,8 @@ class WindowNormaliser(nn.Module):
     spread_floor: Tensor
     feature_mean: Tensor
     feature_std: Tensor
+    feature_low: Tensor
+    feature_high: Tensor
     static_mean: Tensor
     static_std: Tensor
 
@@ -45,6 +47,8 @@ class WindowNormaliser(nn.Module):
         self.register_buffer("spread_floor", torch.ones(num_metrics))
         self.register_buffer("feature_mean", torch.zeros(num_metrics, 2))
         self.register_buffer("feature_std", torch.ones(num_metrics, 2))
+        self.register_buffer("feature_low", torch.full((num_metrics, 2), -CLIP))
+        self.register_buffer("feature_high", torch.full((num_metrics, 2), CLIP))
         self.register_buffer("static_mean", torch.zeros(num_static_reals))
         self.register_buffer("static_std", torch.ones(num_static_reals))
 
@@ -65,6 +69,9 @@ class WindowNormaliser(nn.Module):
         features = self._features(WindowScale(level, spread.clamp(min=self.spread_floor)))
         self.feature_mean.copy_(_nan_mean(features, 0).nan_to_num(0.0))
         self.feature_std.copy_(_nan_std(features, 0))
+        standard = ((features - self.feature_mean) / self.feature_std).nan_to_num(0.0)
+        self.feature_low.copy_(standard.amin(0))
+        self.feature_high.copy_(standard.amax(0))
         compressed = static_reals.asinh()
         self.static_mean.copy_(_nan_mean(compressed, 0).nan_to_num(0.0))
         self.static_std.copy_(_nan_std(compressed, 0))
@@ -100,8 +107,13 @@ class WindowNormaliser(nn.Module):
         return forecast * scale.spread[:, None, :M, None] + scale.level[:, None, :M, None]
 
     def scale_features(self, scale: WindowScale) -> Tensor:
-        """Return level and spread as two standardised channels, [B, M, 2]."""
-        return (self._features(scale) - self.feature_mean) / self.feature_std
+        """Return level and spread as two standardised channels, [B, M, 2].
+
+        They stay within what training's stretches had: of a machine that was given another job,
+        and is now busier than any, a network says anything.
+        """
+        standard = (self._features(scale) - self.feature_mean) / self.feature_std
+        return standard.clamp(self.feature_low, self.feature_high)
 
     def static_features(self, static_reals: Tensor) -> Tensor:
         """Return static reals as value and presence, [B, R, 2]."""

@@ -29,13 +29,10 @@ def places_in_order(values: Tensor) -> Tensor:
     assert values.shape[-1] <= 1 << PLACE_BITS
     # numpy's own argsort orders equal values by the processor's ways. So keys are sorted that hold
     # the place below the value, as a whole number in the value's order; + 0.0 turns -0.0 into 0.0.
-    bits = (values + 0.0).numpy().view(np.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
-    keys <<= PLACE_BITS
-    keys += np.arange(values.shape[-1])
-    keys.sort(axis=-1)
-    keys &= (1 << PLACE_BITS) - 1
-    return torch.from_numpy(keys)
+    bits = (values + 0.0).view(torch.int32)
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64).mul_(1 << PLACE_BITS)
+    keys.add_(torch.arange(values.shape[-1])).numpy().sort(axis=-1)
+    return keys.bitwise_and_((1 << PLACE_BITS) - 1)
 
 
 def count_below(ordered: Tensor, limits: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class QuantileHead(nn.Module):
     Their gaps are stretched by factors of 0 and more, so quantiles still cannot cross.
     """
 
-    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: of six naive forecasts 7 % each
+    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: of eight naive forecasts 6 % each
+    UNSEEN = 0.01  # a naive forecast of which less was seen counts as if so much had been
 
     def __init__(
         self,
@@ -49,12 +50,13 @@ class QuantileHead(nn.Module):
                 self.shares.bias.copy_(logits.repeat(M))
                 self.stretch.bias.copy_(_softplus_of(torch.ones(M * (Q - 1))))
 
-    def forward(self, x: Tensor, naive: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, naive: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """Forecast, in float32 or wider.
 
         Args:
             x: [..., D].
             naive: [..., M, K, Q], ascending in Q; none where the head was built for none.
+            seen: see `naive_shares`.
 
         Returns:
             [..., M, Q], ascending in Q.
@@ -69,14 +71,26 @@ class QuantileHead(nn.Module):
         below, middle, above = own.tensor_split((self.median, self.median + 1), dim=-1)
         middle, gaps = middle.squeeze(-1), F.softplus(torch.cat([below, above], dim=-1))
         if naive is not None:
-            mixed = (self.naive_shares(x)[..., 1:].unsqueeze(-1) * naive).sum(-2)
+            mixed = (self.naive_shares(x, seen)[..., 1:].unsqueeze(-1) * naive).sum(-2)
             middle = middle + mixed[..., self.median]
             gaps = gaps + F.softplus(self._outputs(self.stretch, x)) * mixed.diff(dim=-1)
         return outward(middle, gaps, self.median)
 
-    def naive_shares(self, x: Tensor) -> Tensor:
-        """Return [..., M, 1 + K], each row's sum 1; the first is left to the linear outputs."""
-        logits = self._outputs(self.shares, x).movedim(-1, 0)
+    def naive_shares(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return [..., M, 1 + K], each row's sum 1; the first is left to the linear outputs.
+
+        What was made of half of its ticks gets half the share beside the others. Training's months
+        are mostly unseen, as the table has just begun; a network that was told how much is seen,
+        as one more input, would be told of a whole month only after training.
+
+        Args:
+            x: [..., D].
+            seen: broadcastable to [..., M, K], share of its ticks that was seen; None: all.
+        """
+        logits = self._outputs(self.shares, x)
+        if seen is not None:
+            logits = logits + F.pad(seen.to(logits.dtype).clamp(min=self.UNSEEN).log(), (1, 0))
+        logits = logits.movedim(-1, 0)
         return logits.softmax(0).movedim(0, -1)  # of few values in a row it takes 9 times as long
 
     def _outputs(self, linear: nn.Linear, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from tft.files import write_atomically
 
-VERSION = 4
+VERSION = 5
 KEPT_BEST = 3  # by validation loss, besides the newest
 NAME = re.compile(r"step-(\d{9})(?:-val-([0-9.e+-]+))?-([0-9a-f]{16})\.pt")
 

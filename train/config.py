@@ -75,6 +75,9 @@ class TrainConfig:
     """Share of activations dropped."""
     unknown_rate: float = 0.1
     """Share of server and profile codes hidden, so that new servers are forecast well."""
+    calendar_dropout: float = 0.5
+    """Share of windows whose calendar is hidden, so that a few weeks' weekdays are not learnt by
+    heart."""
 
     init: str | None = None
     """Run directory or model folder to start from, of another fleet; none: fresh weights."""
@@ -248,6 +251,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "attention_heads": (1, 4096),
     "dropout": (0.0, 0.9),
     "unknown_rate": (0.0, 1.0),
+    "calendar_dropout": (0.0, 1.0),
     "epochs": (1, _HUGE),
     "max_minutes": (0.01, _HUGE),
     "batch_size": (1, 1_000_000),

@@ -194,7 +194,8 @@ def build_forecaster(
     )
     use_fast_path(network, config.fast_path)
     facts = training_facts(fleet, split, stretches)
-    return Forecaster(schema, network, normaliser, config.unknown_rate, facts)
+    hidden = config.unknown_rate, config.calendar_dropout
+    return Forecaster(schema, network, normaliser, *hidden, facts)
 
 
 def training_facts(fleet: Fleet, split: Split, stretches: torch.Tensor) -> TrainingFacts:
