@@ -17,7 +17,8 @@ from train.checkpoint import newest_checkpoint
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = {
     **SMALL_TRAINING, "windows_per_epoch": 97, "validation_windows": 33, "epochs": 3,
-    "dropout": 0.0, "unknown_rate": 0.0, "accumulate_grad_batches": 2, "checkpoint_minutes": 0.0,
+    "dropout": 0.0, "unknown_rate": 0.0, "calendar_dropout": 0.0, "accumulate_grad_batches": 2,
+    "checkpoint_minutes": 0.0,
 }  # fmt: skip
 
 
