@@ -187,6 +187,15 @@ def _speed() -> str:
     ]
     for name, row in result["steps"].items():
         lines.append(f"| {name} | {row['windows_per_second']:.0f} | {row['per_metric']:.0f} |")
+    there: dict[str, Any] = json.loads((RESULTS / "speed_cuda.json").read_text())
+    verdicts = [verdict(claim) for claim in there["claims"]]
+    last = list(there["steps"])[-1]
+    lines += [
+        "",
+        f"With `--device cuda` on one {there['on']['gpu']} ({_of(there['on'])}): "
+        f"{'; '.join(verdicts)}. {last.capitalize()}: "
+        f"{there['steps'][last]['windows_per_second']:,.0f} windows/s.",
+    ]
     return "\n".join(lines) + "\n"
 
 
