@@ -203,6 +203,7 @@ def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
     levels = torch.tensor(config.quantiles, device=device)
     K, Q = config.num_naive, len(levels)
     naive = torch.randn(B, H, M, K, Q, device=device).sort(-1).values
+    naive_seen = torch.rand(B, 1, M, K, device=device)
 
     def attend() -> tuple[Tensor, ...]:
         return (n.attention(enriched[:, -H:], enriched, mask),)
@@ -211,7 +212,7 @@ def horizon_blocks(network: TFT, target: Tensor) -> list[Block]:
         return (n.output_skip(n.feed_forward(n.attention_skip(attended, queries)), temporal),)
 
     def loss() -> tuple[Tensor, ...]:
-        return (quantile_loss(n.head(transformed, naive), target, levels).mean(),)
+        return (quantile_loss(n.head(transformed, naive, naive_seen), target, levels).mean(),)
 
     attention = attention_operations(B, H, S + H, D, config.attention_heads)
     skips = 2 * product(B * H, D, 2 * D) + grn_operations(B * H, D)

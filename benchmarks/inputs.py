@@ -21,4 +21,5 @@ def random_inputs(
         static_reals=torch.randn(batch, config.num_static_reals, config.static_channels).to(device),
         static_codes=torch.stack(codes, dim=1).to(device),
         naive=torch.randn(naive).sort(-1).values.to(device) if config.num_naive else None,
+        naive_seen=torch.rand(batch, *naive[2:4]).to(device) if config.num_naive else None,
     )

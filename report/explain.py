@@ -168,13 +168,13 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
     if change.group == "past":
         past = _mix(inputs.past, donors.past, change.columns, 2)
         kinds = [kind for kind in range(len(NAIVE_FORECASTS)) if kind not in BEFORE]
-        return inputs._replace(past=past, naive=_mix_naive(inputs, donors, change.columns, kinds))
+        return _mix_naive(inputs, donors, change.columns, kinds)._replace(past=past)
     if change.group == "future":
         assert inputs.naive is not None
         known = inputs.future.shape[2] - inputs.naive.shape[2]  # then the targets' hours before
         hours = tuple(column - known for column in change.columns)
         future = _mix(inputs.future, donors.future, change.columns, 2)
-        return inputs._replace(future=future, naive=_mix_naive(inputs, donors, hours, BEFORE))
+        return _mix_naive(inputs, donors, hours, BEFORE)._replace(future=future)
     reals = inputs.static_reals.shape[1]  # static variables are reals first, then codes
     real = tuple(column for column in change.columns if column < reals)
     code = tuple(column - reals for column in change.columns if column >= reals)
@@ -186,14 +186,19 @@ def _swapped(inputs: TFTInputs, donors: TFTInputs, change: Change) -> TFTInputs:
 
 def _mix_naive(
     inputs: TFTInputs, donors: TFTInputs, columns: tuple[int, ...], kinds: list[int]
-) -> Tensor:
-    """Return naive forecasts, some kinds from the donors for those columns that are targets."""
+) -> TFTInputs:
+    """Return inputs with some naive forecasts from the donors, for those columns that are targets.
+
+    How much of the month they rest on comes with them.
+    """
     assert inputs.naive is not None and donors.naive is not None
+    assert inputs.naive_seen is not None and donors.naive_seen is not None
     targets = [column for column in columns if 0 <= column < inputs.naive.shape[2]]
-    mixed = inputs.naive.clone()
+    naive, seen = inputs.naive.clone(), inputs.naive_seen.clone()
     for kind in kinds:
-        mixed[:, :, targets, kind] = donors.naive[:, :, targets, kind]
-    return mixed
+        naive[:, :, targets, kind] = donors.naive[:, :, targets, kind]
+        seen[:, targets, kind] = donors.naive_seen[:, targets, kind]
+    return inputs._replace(naive=naive, naive_seen=seen)
 
 
 def _mix(own: Tensor, other: Tensor, columns: tuple[int, ...], dim: int) -> Tensor:

@@ -63,6 +63,7 @@ def random_inputs(
             [torch.randint(0, n, (B,), generator=draw) for n in TINY.static_cardinalities], dim=1
         ),
         naive=torch.randn(naive, generator=draw, dtype=dtype).sort(-1).values,
+        naive_seen=torch.rand(B, TINY.num_targets, TINY.num_naive, generator=draw, dtype=dtype),
     )
 
 

@@ -35,7 +35,7 @@ def analogs_by_hand(
         if ago < horizon or end < APART or np.isnan(own):
             continue
         every = np.nanmean([apart(each, end) for each in metrics])
-        distance = (1 - likeness.others) * own + likeness.others * every
+        distance = (1 - likeness.shared) * own + likeness.shared * every
         distance += 2 * likeness.hour * (1 - np.cos(2 * np.pi * ago / day))
         distance += likeness.per_day * ago / day
         distance += OTHER_WEEKDAY * ((ago + day // 2) // day % 7 != 0)
@@ -98,3 +98,43 @@ def test_a_history_too_short_to_have_seen_what_follows_has_no_analogs() -> None:
     told = analogs(torch.ones(2, 30, 3), scale, torch.ones(2, 3, 40), (0.1, 0.5), day=24)
     assert told.quantiles.shape == (2, 40, 3, len(LIKENESSES), 2) and told.quantiles.isnan().all()
     assert told.distance.shape == (2, 3) and told.distance.isnan().all()
+
+
+def by_name(earlier: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the median of each way, [H] of the first metric, as nothing is remembered."""
+    M = earlier.shape[2]
+    scale = WindowScale(torch.zeros(1, M), torch.ones(1, M))
+    told = analogs(earlier, scale, torch.zeros(1, M, 96), (0.5,), 288).quantiles
+    return dict(zip(LIKENESSES, told[0, :, 0, :, 0].T, strict=True))
+
+
+def test_moments_of_late_know_of_a_change() -> None:
+    """Midnight was followed by much for twenty days, and by nothing for eight."""
+    earlier = torch.zeros(1, 28 * 288, 1)
+    for day in range(20):
+        earlier[0, day * 288 : day * 288 + 96] = 50.0
+    told = by_name(earlier)
+    assert (told["moments of late"] == 0).all()
+    assert (told["moments like now"][:90] > 25).all()
+
+
+def test_moments_at_this_hour_are_at_this_hour() -> None:
+    """A job of the night, before which the last ticks look like those of any noon."""
+    draw = torch.Generator().manual_seed(3)
+    earlier = torch.randn(1, 28 * 288, 1, generator=draw)
+    for day in range(28):
+        earlier[0, day * 288 : day * 288 + 96] += 50.0
+    told = by_name(earlier)["moments at this hour"]
+    assert (told[:90] > 45).all()
+
+
+def test_all_metrics_say_which_moments_are_alike() -> None:
+    """One metric is flat before its bursts, which come when the other has risen."""
+    earlier = torch.zeros(1, 28 * 288, 2)
+    for begin in range(300, 7600, 500):
+        earlier[0, begin : begin + 72, 1] = 50.0
+        earlier[0, begin + 72 : begin + 200, 0] = 30.0
+    earlier[0, -72:, 1] = 50.0
+    told = by_name(earlier)
+    assert (told["moments of late"][24:] == 30).all()
+    assert (told["moments like now"] == 0).all()

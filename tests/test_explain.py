@@ -14,10 +14,17 @@ from cli import cli
 from data.reading import TableSpec, read_fleet
 from data.windows import WindowStore
 from report.evaluate import held_out_windows
-from report.explain import explain
+from report.explain import BEFORE, Change, _swapped, explain
 from report.explain_page import file_name, index_page
 from report.explanation import Explanation, Reading, Variable
-from tests.builders import SCHEMA, SMALL_TRAINING, small_fleet, small_table, tiny_forecaster
+from tests.builders import (
+    SCHEMA,
+    SMALL_TRAINING,
+    random_batch,
+    small_fleet,
+    small_table,
+    tiny_forecaster,
+)
 from tft.bundle import load_forecaster
 from train import TFTTrainer, TrainConfig
 
@@ -263,3 +270,18 @@ def test_a_page_says_when_a_value_is_unknown() -> None:
     html = index_page(replace(read, whole=replace(read.whole, variables=tuple(unknown))), {})
     assert html.count("unknown") >= len(unknown)
     assert json.dumps(read.to_dict(), allow_nan=False)
+
+
+def test_a_naive_forecast_brings_along_what_it_rests_on() -> None:
+    """A share of nothing, of a server that has just begun, is not lent to another's month."""
+    forecaster = tiny_forecaster()
+    own, donors = (forecaster.encode(random_batch(seed=seed)).inputs for seed in (0, 1))
+    assert own.naive_seen is not None
+    donors = donors._replace(naive_seen=torch.zeros_like(own.naive_seen))
+    known, hours = len(SCHEMA.known), Change("future", (len(SCHEMA.known) + 1,))
+    swapped = _swapped(own, donors, hours)
+    assert known + len(SCHEMA.targets) == own.future.shape[2]
+    came = (swapped.naive_seen != own.naive_seen).any(0)
+    assert came.nonzero().tolist() == [[1, kind] for kind in BEFORE]
+    assert torch.equal(swapped.naive[:, :, 1, BEFORE], donors.naive[:, :, 1, BEFORE])
+    assert torch.equal(swapped.naive[:, :, 0], own.naive[:, :, 0])

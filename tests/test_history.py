@@ -33,7 +33,7 @@ def test_same_hours_by_hand() -> None:
         *(np.arcsinh(3), 1, np.arcsinh(2.75)),  # yesterday, all of it within six ticks
         *(np.arcsinh(near.mean()), np.arcsinh(near.std()), 0.8),
         *(np.arcsinh(5), 1),
-        *(np.arcsinh(1), np.arcsinh(2), 0),  # of moments like this
+        *(np.arcsinh(1), np.arcsinh(2), 0),  # of moments like now
     ]
     np.testing.assert_allclose(told[0, 2, 0].numpy(), expected, rtol=1e-5)
     assert told[0, 3, 0, :2].tolist() == [0, 0], "missing yesterday"
@@ -65,19 +65,23 @@ def test_what_was_seen_of_the_month_is_told_of_the_forecasts_made_of_it() -> Non
     told = summarise(earlier[:, -24:], days, earlier, scale, (0.1, 0.5, 0.9), 24)
     months = len(LIKENESSES)
     assert told.seen[0].tolist() == [[*4 * [1], *months * [0.25]], (4 + months) * [1]]
+    earlier[0, :120, 0], earlier[0, -120:, 0] = 1.0, torch.nan  # what is like now is not known
+    blind = summarise(earlier[:, -24:], days, earlier, scale, (0.1, 0.5, 0.9), 24)
+    assert blind.seen[0].tolist() == [[*4 * [1], *months * [0]], (4 + months) * [1]]
 
 
 def test_naive_forecasts_by_hand() -> None:
     past = torch.arange(1.0, 102).view(1, 101, 1)
     past[0, -2:] = torch.nan
-    alike = torch.tensor([8.0, 9.0]).expand(1, 5, 1, len(LIKENESSES), 2).clone()
+    alike = torch.arange(2.0 * len(LIKENESSES)).view(-1, 2).expand(1, 5, 1, -1, 2).clone()
     alike[0, 4] = torch.nan
     told = naive_forecasts(past, alike, memory(past, 5), (0.1, 0.5))
     assert told.shape == (1, 5, 1, len(NAIVE_FORECASTS), 2)
     held = [[11, 50], [91, 94], [37, 64]]  # of 99, 10 and 70 observed ticks
     assert told[0, :, 0, :3].tolist() == [held] * 5
     for way in range(4, len(NAIVE_FORECASTS)):
-        assert told[0, 3:, 0, way].tolist() == [[8, 9], held[0]], "nothing seen: the context's"
+        own = [2 * (way - 4), 2 * (way - 4) + 1]
+        assert told[0, 3:, 0, way].tolist() == [own, held[0]], "nothing seen: the context's"
 
 
 def test_days_are_the_same_hours_and_never_the_future() -> None:

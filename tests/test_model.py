@@ -77,6 +77,22 @@ def test_asking_for_weights_changes_no_forecast(patch: int) -> None:
     torch.testing.assert_close(explained.future_weights.sum(-1), ones)
 
 
+def test_the_forecast_and_the_shares_told_follow_what_the_naive_forecasts_rest_on() -> None:
+    network, inputs = tiny_network(), random_inputs(B, T, H)
+    seen = torch.ones(B, TINY.num_targets, TINY.num_naive).double()
+    whole = network(inputs._replace(naive_seen=seen), return_weights=True)
+    unsaid = network(inputs._replace(naive_seen=None))
+    assert torch.equal(whole.quantiles, unsaid.quantiles)
+    seen[1, 0, 2] = 0.5
+    half = network(inputs._replace(naive_seen=seen), return_weights=True)
+    odds = [told.naive_shares[..., 3] / told.naive_shares[..., 1] for told in (half, whole)]
+    expected = torch.ones(B, 1, TINY.num_targets).double()
+    expected[1, 0, 0] = 0.5
+    torch.testing.assert_close(odds[0] / odds[1], expected.expand(-1, H, -1))
+    changed = (half.quantiles != whole.quantiles).any(-1).any(1)
+    assert changed.nonzero().tolist() == [[1, 0]]
+
+
 @pytest.mark.parametrize("patch", [1, 3])
 def test_attention_looks_at_seen_ticks_and_not_ahead(patch: int) -> None:
     network, inputs = tiny_network(patch_length=patch), random_inputs(B, T, H)

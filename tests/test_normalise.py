@@ -123,6 +123,15 @@ def test_level_and_spread_stay_within_what_training_had() -> None:
     assert torch.equal(busy, high.expand_as(busy))
 
 
+def test_few_stretches_do_not_hold_every_window_at_one_level() -> None:
+    normaliser = WindowNormaliser(1, 0)
+    normaliser.fit(torch.randn(1, 288, 1) + 40, torch.zeros(1, 0))
+    unseen = torch.full((20, 7, 3, 1), torch.nan)
+    scale = normaliser.measure(torch.randn(20, 24, 1) * 3 + 40, unseen)
+    told = normaliser.scale_features(scale)
+    assert (told.std(0) > 0.01).all()
+
+
 def test_presence_tells_missing_from_zero_and_clips() -> None:
     channels = presence_channels(torch.tensor([0.0, torch.nan, 1e9, -torch.inf]))
     expected = torch.tensor([[0.0, 1.0], [0.0, 0.0], [CLIP, 1.0], [-CLIP, 1.0]])

@@ -266,6 +266,16 @@ def test_a_resume_that_is_refused_changes_nothing(run: Path, table: Path, tmp_pa
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_of_a_version_without_a_key_is_named(run: Path, table: Path, tmp_path: Path) -> None:
+    """What it was trained with is not what the key is by default now."""
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["train"]["calendar_dropout"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="another version .*no calendar_dropout.* another --run-"):
+        TFTTrainer(CONFIG, say=quiet).train(table, tmp_path / "run", resume=True)
+
+
 def test_a_run_of_another_version_is_named(run: Path, table: Path, tmp_path: Path) -> None:
     """Its configuration has a key that there is no more."""
     shutil.copytree(run, tmp_path / "run")

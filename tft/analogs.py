@@ -2,7 +2,8 @@
 
 A job that starts when another has ended, a queue that drains within the hour, a backup of some
 weekday: what follows is in the month before, and no layer that sees a day can know it. The method
-of analogues (Lorenz 1969) looks for it, metric by metric.
+of analogues (Lorenz 1969) looks for it: a metric's forecast is made of its own ticks, and which
+moments count may depend on all metrics.
 
 B batch, W earlier ticks, H horizon, M metrics, Q quantiles, n moments, F what describes one, k of
 them that are most like now, N ways to be alike.
@@ -27,22 +28,22 @@ OTHER_WEEKDAY = 0.02  # added to the squared distance on another day of the week
 
 
 class Likeness(NamedTuple):
-    """A way in which moments may be alike: what adds to the distance of a metric's last ticks."""
+    """What makes moments alike, beside the last ticks before them."""
 
     hour: float
-    """Squared distance of two moments a quarter of a day apart is twice as much."""
+    """Added to the squared distance: twice this for moments a quarter of a day apart."""
     per_day: float
-    """Added for every day ago; the newer of two moments that are equal otherwise comes first."""
-    others: float
-    """Share of the distance that is the mean over all metrics instead of the metric's own."""
+    """Added for every day ago; of two moments that are equal otherwise the newer comes first."""
+    shared: float
+    """Share of the last ticks' distance that is the mean over all metrics, its own included."""
 
 
 LIKENESSES = {
-    "moments like this": Likeness(hour=0.5, per_day=1e-4, others=0.0),
-    "moments of late": Likeness(hour=0.5, per_day=0.01, others=0.5),
-    "moments at this hour": Likeness(hour=5.0, per_day=1e-4, others=0.5),
+    "moments like now": Likeness(hour=0.5, per_day=1e-4, shared=0.0),
+    "moments of late": Likeness(hour=0.5, per_day=0.01, shared=0.5),
+    "moments at this hour": Likeness(hour=5.0, per_day=1e-4, shared=0.5),
 }
-"""Each is a naive forecast. None is the best everywhere, and their mean is better than any."""
+"""Each makes a naive forecast; their mean was better than any one, see benchmarks/NOTES.md."""
 
 
 class Analogs(NamedTuple):
@@ -56,14 +57,13 @@ class Analogs(NamedTuple):
 def analogs(
     earlier: Tensor, scale: WindowScale, kept: Tensor, levels: tuple[float, ...], day: int
 ) -> Analogs:
-    """Forecast by what came after the moments in a metric's own history that were most like now.
+    """Forecast by what came after the moments in a server's own history that were most like now.
 
-    A moment is described by the means of its last ticks, compressed, and by when it was; what
-    makes it like now is said in several ways (analogue ensembles, Delle Monache et al. 2013, find
-    their members in one). What followed
-    the nearest counts the more the nearer it was, and the farthest for nothing, so that a forecast
-    changes smoothly. By as much as the last hour is above a moment's, what followed that is lifted,
-    fading as it is forgotten.
+    A moment is described by the means of its last ticks, compressed, and by when it was. What
+    followed the nearest counts the more the nearer it was, and the farthest for nothing, so that a
+    forecast changes smoothly. By as much as the last hour is above a moment's, what followed that
+    is lifted, fading as it is forgotten. What makes moments alike is said in several ways, each a
+    forecast.
 
     Args:
         earlier: [B, W, M] ticks before the first to forecast, raw units, missing is not finite.
@@ -83,15 +83,18 @@ def analogs(
         return Analogs(nothing, nothing[:, 0, :, 0, 0], share)
     ago = torch.arange(n - 1, n - 1 - whole, -1, device=earlier.device) * APART  # ticks
     series = earlier.transpose(1, 2).unsqueeze(2).expand(-1, -1, horizon, -1)
-    hour, apart = means[HOUR_MEAN], _distances(means, whole)
+    last_hour, apart = means[HOUR_MEAN], _distances(means, whole)
+    shared = apart.nanmean(1, keepdim=True)
     every, distances = [], []
     for likeness in LIKENESSES.values():
-        distance = _alike(apart, ago, day, likeness)
-        near = distance.topk(min(ALIKE, whole), largest=False)  # [B, M, k]
-        rows = (W - ago[near.indices]).unsqueeze(2)
+        distance = torch.lerp(apart, shared, likeness.shared) + _calendar(
+            ago.to(apart.dtype), day, likeness
+        )
+        near = distance.nan_to_num(nan=torch.inf).topk(min(ALIKE, whole), largest=False)
+        rows = (W - ago[near.indices]).unsqueeze(2)  # [B, M, 1, k]
         came = series.gather(3, rows + torch.arange(horizon, device=ago.device)[:, None])
         came.sub_(level.unsqueeze(3)).div_(spread.unsqueeze(3))  # [B, M, H, k]
-        above = (hour[..., -1:] - hour.gather(2, near.indices)).nan_to_num(0.0)  # [B, M, k]
+        above = (last_hour[..., -1:] - last_hour.gather(2, near.indices)).nan_to_num(0.0)
         some = near.values < torch.inf
         came.addcmul_(kept.unsqueeze(3), above.masked_fill(~some, torch.nan).unsqueeze(2))
         far = near.values.masked_fill(~some, 0.0)
@@ -114,21 +117,18 @@ def _distances(means: Tensor, whole: int) -> Tensor:
     return apart.nan_to_num(0.0).sum(0) * (len(apart) / both)  # 0 / 0 where unseen
 
 
-def _alike(apart: Tensor, ago: Tensor, day: int, likeness: Likeness) -> Tensor:
-    """Return how far moments are from now in one way, [B, M, moments], infinite where unseen.
+def _calendar(ago: Tensor, day: int, likeness: Likeness) -> Tensor:
+    """Return what hour, weekday and age add to the squared distance of moments, [moments].
 
     Args:
-        apart: [B, M, moments] of `_distances`.
         ago: [moments] ticks from each of them to now.
         day: ticks in a day.
-        likeness: the way.
+        likeness: how much they do.
     """
-    days = ago.to(apart.dtype) / day
-    other = ((ago + day // 2) // day % 7 != 0).to(apart.dtype)
-    calendar = 2 * likeness.hour * (1 - (2 * pi * days).cos()) + likeness.per_day * days
-    calendar = calendar + OTHER_WEEKDAY * other
-    mixed = torch.lerp(apart, apart.nanmean(1, keepdim=True), likeness.others)
-    return (mixed + calendar).nan_to_num(nan=torch.inf)
+    days = ago / day
+    other = ((ago + day // 2) // day % 7 != 0).to(days.dtype)
+    hours = 2 * likeness.hour * (1 - (2 * pi * days).cos())
+    return hours + likeness.per_day * days + OTHER_WEEKDAY * other
 
 
 def _recent_means(earlier: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,9 +76,9 @@ def load_forecaster(folder: str | os.PathLike[str], device: str = "cpu") -> Fore
             schema,
             TFT(config),
             WindowNormaliser(len(schema.metrics), len(schema.static_reals)),
-            float(manifest["unknown_rate"]),
-            float(manifest["calendar_dropout"]),
-            facts,
+            unknown_rate=float(manifest["unknown_rate"]),
+            calendar_dropout=float(manifest["calendar_dropout"]),
+            facts=facts,
         )
         if manifest["calibrated"]:
             gaps = schema.prediction_horizon, len(schema.targets), len(schema.quantiles) - 1

@@ -202,7 +202,8 @@ class Forecaster(nn.Module):
     def forecast(self, batch: WindowBatch, calibrated: bool = True) -> Tensor:
         """Return quantiles [B, H, M, Q] in raw units, ascending in Q and within the bounds.
 
-        In evaluation mode, that is: in training mode dropout and hidden codes apply here too.
+        In evaluation mode, that is: in training mode dropout, hidden codes and calendars apply here
+        too.
         Loss and training know of no calibration.
         """
         inputs, scale = self.encode(batch)

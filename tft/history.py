@@ -36,7 +36,7 @@ class History(NamedTuple):
     hours: Tensor  # [B, H, M, HOURS_CHANNELS] of `same_hours`
     window: Tensor  # [B, M, WINDOW_CHANNELS] of `window_summary`
     naive: Tensor  # [B, H, M, K, Q] of `naive_forecasts`
-    seen: Tensor  # [B, M, K] share seen of the month that moments like this are of; else 1
+    seen: Tensor  # [B, M, K] share of the month that was seen, of those made of it; else 1
 
 
 def summarise(
@@ -61,7 +61,7 @@ def summarise(
     rho = memory(past, H)
     alike, distance, share = analogs(earlier, scale, rho[..., 1 : H + 1], levels, day)
     naive = naive_forecasts(past, alike, rho, levels)
-    ways = share.unsqueeze(-1).expand(-1, -1, len(LIKENESSES))
+    ways = share.unsqueeze(-1) * (alike == alike).any(-1).any(1)  # 0 of what found no moment
     seen = F.pad(ways, (naive.shape[3] - len(LIKENESSES), 0), value=1.0)
     near = [min(levels, key=lambda level: abs(level - told)) for told in LEVELS]
     return History(
@@ -95,12 +95,12 @@ def same_hours(days: Tensor, alike: Tensor) -> Tensor:
 
     Args:
         days: [B, days, H, M], NaN where unseen.
-        alike: [B, H, M, 3] quantiles of what came after moments like this, at `LEVELS`.
+        alike: [B, H, M, 3] quantiles of what came after moments like now, at `LEVELS`.
 
     Returns:
         [B, H, M, 11]: yesterday's tick, whether it was seen, and the mean around it; mean and
         standard deviation around it over all days, and the share of these ticks seen; the tick of
-        the oldest day and whether it was seen; the quantiles of moments like this. 0 where
+        the oldest day and whether it was seen; the quantiles of moments like now. 0 where
         nothing was.
     """
     yesterday, oldest = days[:, 0], days[:, -1]
@@ -126,7 +126,7 @@ def window_summary(past: Tensor, days: Tensor, distance: Tensor) -> Tensor:
     Args:
         past: [B, T, M], NaN where missing.
         days: [B, days, H, M], NaN where unseen.
-        distance: [B, M] of moments like this.
+        distance: [B, M] of moments like now.
 
     Returns:
         [B, M, 20]: of the context and of its last ticks (`SPANS`) three quantiles, the standard
@@ -152,8 +152,8 @@ def naive_forecasts(past: Tensor, alike: Tensor, rho: Tensor, levels: tuple[floa
     Returns:
         [B, H, M, K, Q], ascending in Q: see `NAIVE_FORECASTS`. The first three hold for the whole
         horizon, the fourth fades from the last tick to the first (see `_fading`), the others are
-        of moments like this. Where one has seen nothing it is the context's, and 0 where that has
-        not either.
+        what came after moments in the month before (`LIKENESSES`). Where one has seen nothing it
+        is the context's, and 0 where that has not either.
     """
     H = alike.shape[1]
     spans = (past, *(past[:, -ticks:] for ticks in SPANS))

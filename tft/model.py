@@ -88,7 +88,7 @@ class TFTInputs(NamedTuple):
     )
     history_length: Tensor | None = None  # [B] int64 on the CPU, right-aligned; None: all T
     naive: Tensor | None = None  # [B, H, M, num_naive, Q], ascending in Q; None without any
-    naive_seen: Tensor | None = None  # [B, M, num_naive] share of their ticks seen; None: all
+    naive_seen: Tensor | None = None  # [B, M, num_naive] how much they rest on, 0 to 1; None: 1
 
 
 class TFTOutput(NamedTuple):
@@ -189,8 +189,8 @@ class TFT(nn.Module):
         # Position-wise feed-forward, section 4.5.4, and quantile outputs, section 4.6.
         transformed = self.feed_forward(attended)  # equation 21
         transformed = self.output_skip(transformed, temporal[:, -H:])  # equation 22
-        seen_of = None if inputs.naive_seen is None else inputs.naive_seen.unsqueeze(1)
-        quantiles = self.head(transformed, inputs.naive, seen_of)  # equation 23
+        naive_seen = None if inputs.naive_seen is None else inputs.naive_seen.unsqueeze(1)
+        quantiles = self.head(transformed, inputs.naive, naive_seen)  # equation 23
         if not return_weights:
             return TFTOutput(quantiles)
         looks, alike = self.attention.weights(queries, enriched, mask), mask / mask.sum(-1, True)
@@ -201,7 +201,7 @@ class TFT(nn.Module):
             weights_of_ticks(past_weights, P, T),
             future_weights,
             static_weights,
-            None if inputs.naive is None else self.head.naive_shares(transformed, seen_of),
+            None if inputs.naive is None else self.head.naive_shares(transformed, naive_seen),
         )
 
     def _select_static(self, inputs: TFTInputs) -> tuple[Tensor, Tensor]:

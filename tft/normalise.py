@@ -70,8 +70,8 @@ class WindowNormaliser(nn.Module):
         self.feature_mean.copy_(_nan_mean(features, 0).nan_to_num(0.0))
         self.feature_std.copy_(_nan_std(features, 0))
         standard = ((features - self.feature_mean) / self.feature_std).nan_to_num(0.0)
-        self.feature_low.copy_(standard.amin(0))
-        self.feature_high.copy_(standard.amax(0))
+        self.feature_low.copy_(standard.amin(0).clamp(max=-1.0))  # few stretches tell of no range
+        self.feature_high.copy_(standard.amax(0).clamp(min=1.0))
         compressed = static_reals.asinh()
         self.static_mean.copy_(_nan_mean(compressed, 0).nan_to_num(0.0))
         self.static_std.copy_(_nan_std(compressed, 0))

@@ -22,7 +22,7 @@ class QuantileHead(nn.Module):
     Their gaps are stretched by factors of 0 and more, so quantiles still cannot cross.
     """
 
-    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: of eight naive forecasts 6 % each
+    OWN, NAIVE = 0.0, -2.0  # first logits of the shares: of seven naive forecasts 7 % each
     UNSEEN = 0.01  # a naive forecast of which less was seen counts as if so much had been
 
     def __init__(

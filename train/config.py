@@ -195,7 +195,14 @@ class TrainConfig:
 
 
 def first_difference(saved: Mapping[str, Any], config: TrainConfig) -> str | None:
-    """Name a key in which a saved configuration trains otherwise than this one; None: in none."""
+    """Name a key in which a saved configuration trains otherwise than this one; None: in none.
+
+    Raises:
+        ValueError: a key is unknown, or was when it was saved.
+    """
+    missing = [field.name for field in fields(TrainConfig) if field.name not in saved]
+    if missing:
+        raise ValueError(f"its configuration has no {missing[0]}")
     may_change = MAY_CHANGE | ({"learning_rate"} if config.auto_lr_find else set())  # as found
     now, before = config.to_dict(), TrainConfig.from_dict(saved).to_dict()
     return next((key for key in now if key not in may_change and before[key] != now[key]), None)
@@ -251,7 +258,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "attention_heads": (1, 4096),
     "dropout": (0.0, 0.9),
     "unknown_rate": (0.0, 1.0),
-    "calendar_dropout": (0.0, 1.0),
+    "calendar_dropout": (0.0, 0.9),
     "epochs": (1, _HUGE),
     "max_minutes": (0.01, _HUGE),
     "batch_size": (1, 1_000_000),

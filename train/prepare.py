@@ -194,8 +194,8 @@ def build_forecaster(
     )
     use_fast_path(network, config.fast_path)
     facts = training_facts(fleet, split, stretches)
-    hidden = config.unknown_rate, config.calendar_dropout
-    return Forecaster(schema, network, normaliser, *hidden, facts)
+    hidden = {"unknown_rate": config.unknown_rate, "calendar_dropout": config.calendar_dropout}
+    return Forecaster(schema, network, normaliser, **hidden, facts=facts)
 
 
 def training_facts(fleet: Fleet, split: Split, stretches: torch.Tensor) -> TrainingFacts:

@@ -208,7 +208,7 @@ def _copied(forecaster: Forecaster) -> dict[str, torch.Tensor]:
 
 
 def seed_rank(seed: int, ranks: Ranks) -> None:
-    """Seed dropout; other ranks than the first drop other activations."""
+    """Seed what training draws; other ranks than the first drop and hide other things."""
     torch.manual_seed((seed + 0x9E3779B97F4A7C15 * ranks.rank) % 2**63)
 
 
