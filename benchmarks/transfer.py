@@ -10,6 +10,7 @@ Trainings run side by side, one thread each: losses and epochs are compared, not
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -56,13 +57,16 @@ class Tables:
 
 
 def train(data: str, run: str, settings: dict[str, Any]) -> list[float]:
-    """Train once, and return every epoch's validation loss."""
+    """Train once, and return the validation loss before training and of every epoch."""
     torch.set_num_threads(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # the study has a progress bar of its own
         TFTTrainer(TrainConfig(**settings)).train(data, run)
     lines = (Path(run) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["val_loss"] for line in lines]
+    first = json.loads((Path(run) / "training_info.json").read_text())["convergence"][
+        "first_val_loss"
+    ]
+    return [math.inf if first is None else first, *(json.loads(line)["val_loss"] for line in lines)]
 
 
 def begin_seed(pool: Executor, folder: Path, tables: Tables, seed: int, keys: dict[str, Any],
@@ -115,12 +119,15 @@ def measure(folder: Path, tables: Tables, seeds: int, keys: dict[str, Any], wind
 
 
 def epochs_saved(scratch: list[float], init: list[float]) -> dict[str, Any]:
-    """Compare two trainings by the epochs each takes to the first one's best validation loss."""
+    """Compare two trainings by the epochs each takes to the first one's best validation loss.
+
+    Both begin with the loss before training, so 0 epochs is as good as that before any.
+    """
     goal = min(scratch)
     return {
         "goal": goal,
-        "scratch_epochs": scratch.index(goal) + 1,
-        "init_epochs": next((n for n, loss in enumerate(init, 1) if loss <= goal), None),
+        "scratch_epochs": scratch.index(goal),
+        "init_epochs": next((n for n, loss in enumerate(init) if loss <= goal), None),
         "scratch_losses": scratch,
         "init_losses": init,
     }
@@ -154,13 +161,18 @@ def gain_line(records: list[dict[str, Any]]) -> str:
 
 def init_lines(records: list[dict[str, Any]]) -> list[str]:
     """Lay out the epochs that --init takes, seed by seed."""
-    lines = [f"{'seed':<6}{'goal':>8}{'scratch':>9}{'--init':>8}{'first epoch of each':>23}"]
+    lines = [
+        f"{'seed':<6}{'goal':>8}{'scratch':>9}{'--init':>8}{'before, first epoch of each':>31}"
+    ]
     for record in records:
         row = record["init"]
-        taken = row["init_epochs"] or "never"
-        first = f"{row['scratch_losses'][0]:.4f}, {row['init_losses'][0]:.4f}"
+        taken = "never" if row["init_epochs"] is None else row["init_epochs"]
+        first = ", ".join(
+            f"{row[which][0]:.4f} {row[which][1]:.4f}"
+            for which in ("scratch_losses", "init_losses")
+        )
         lines.append(
-            f"{record['seed']:<6}{row['goal']:>8.4f}{row['scratch_epochs']:>9}{taken:>8}{first:>23}"
+            f"{record['seed']:<6}{row['goal']:>8.4f}{row['scratch_epochs']:>9}{taken:>8}{first:>31}"
         )
     return lines
 

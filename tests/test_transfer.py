@@ -116,8 +116,9 @@ def test_a_table_is_split_into_two_that_can_be_read(tmp_path: Path) -> None:
 
 def test_epochs_are_counted_to_the_best_loss_from_scratch() -> None:
     saved = epochs_saved(scratch=[3.0, 1.0, 2.0], init=[1.5, 0.9, 0.8])
-    assert (saved["goal"], saved["scratch_epochs"], saved["init_epochs"]) == (1.0, 2, 2)
-    assert epochs_saved(scratch=[1.0], init=[2.0])["init_epochs"] is None
+    assert (saved["goal"], saved["scratch_epochs"], saved["init_epochs"]) == (1.0, 1, 1)
+    assert epochs_saved(scratch=[3.0, 1.0], init=[1.0, 1.1])["init_epochs"] == 0
+    assert epochs_saved(scratch=[1.0, 1.1], init=[2.0, 1.2])["init_epochs"] is None
 
 
 def test_the_tables_hold_every_world() -> None:
