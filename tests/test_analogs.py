@@ -138,3 +138,16 @@ def test_all_metrics_say_which_moments_are_alike() -> None:
     told = by_name(earlier)
     assert (told["moments of late"][24:] == 30).all()
     assert (told["moments like now"] == 0).all()
+
+
+def test_days_nobody_saw_change_nothing_but_the_share_seen() -> None:
+    draw = torch.Generator().manual_seed(4)
+    short = torch.randn(2, 3 * 48, 2, generator=draw)
+    short[0, :60] = torch.nan
+    month = torch.cat([torch.full((2, 25 * 48, 2), torch.nan), short], dim=1)
+    scale = WindowScale(torch.zeros(2, 2), torch.ones(2, 2))
+    kept = torch.rand(2, 2, 20, generator=draw)
+    told, alone = (analogs(each, scale, kept, (0.1, 0.5), 48) for each in (month, short))
+    assert torch.equal(told.quantiles, alone.quantiles)
+    assert torch.equal(told.distance, alone.distance)
+    torch.testing.assert_close(told.share, alone.share * 3 / 28)

@@ -72,9 +72,12 @@ def analogs(
         levels: Q quantile levels, ascending.
         day: ticks in a day.
     """
+    long_ago = earlier.shape[1] // APART * APART  # ticks that moments could be of
+    earlier = _since_anything_was_seen(earlier, day)
     (B, W, M), horizon = earlier.shape, kept.shape[2]
     level, spread = (each[:, :M, None] for each in scale)  # [B, M, 1]
-    means, share = _recent_means(earlier)  # [F, B, M, n], the last one is now
+    means, seen = _recent_means(earlier)  # [F, B, M, n], the last one is now
+    share = seen / max(long_ago, 1)
     means = means.sub_(level).div_(spread).clamp_(-FARTHEST, FARTHEST)
     n = means.shape[3]
     whole = n + -horizon // APART  # moments whose horizon has passed
@@ -102,6 +105,18 @@ def analogs(
         every.append(_weighted(levels, came, weight.unsqueeze(2)).transpose(1, 2))
         distances.append((far * weight).sum(-1) / weight.sum(-1))
     return Analogs(torch.stack(every, dim=3), distances[0], share)
+
+
+def _since_anything_was_seen(earlier: Tensor, day: int) -> Tensor:
+    """Drop whole days [B, W, M] of which nothing was seen by any window: no moment is of them.
+
+    A table that has just begun has weeks of them. An exported program, of one shape, keeps all.
+    """
+    if torch.compiler.is_compiling():
+        return earlier
+    while earlier.shape[1] > day and not bool(earlier[:, :day].isfinite().any()):
+        earlier = earlier[:, day:]
+    return earlier
 
 
 def _distances(means: Tensor, whole: int) -> Tensor:
@@ -134,7 +149,7 @@ def _calendar(ago: Tensor, day: int, likeness: Likeness) -> Tensor:
 def _recent_means(earlier: Tensor) -> tuple[Tensor, Tensor]:
     """Return the last tick before every `APART`-th moment and means of those before, [F, B, M, n].
 
-    NaN where nothing was seen. And the share of all ticks that was, [B, M].
+    NaN where nothing was seen. And the number of all ticks that was, [B, M].
     """
     B, W, M = earlier.shape
     n = W // APART
@@ -148,8 +163,7 @@ def _recent_means(earlier: Tensor) -> tuple[Tensor, Tensor]:
         before = F.pad(running, (0, 0, ticks // APART, 0))[:, :, :n]
         total, count = running - before
         means.append((total / count).to(values.dtype))  # 0 / 0 where unseen
-    share = blocks[1].sum(1) / max(n * APART, 1)
-    return torch.stack([mean.transpose(1, 2) for mean in means]), share
+    return torch.stack([mean.transpose(1, 2) for mean in means]), blocks[1].sum(1)
 
 
 def _added(ticks: Tensor) -> Tensor:
