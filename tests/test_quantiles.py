@@ -46,11 +46,15 @@ def test_shares_of_naive_forecasts_sum_to_one() -> None:
 def test_what_was_half_seen_has_half_the_share_beside_what_was_seen() -> None:
     head, x = QuantileHead(8, 2, DEFAULT_QUANTILES, num_naive=3), torch.randn(5, 4, 8)
     seen = torch.tensor([1.0, 0.5, 0.0]).expand(5, 1, 2, 3)
-    ratio = head.naive_shares(x, seen) / head.naive_shares(x)
-    torch.testing.assert_close(ratio[..., 1], ratio[..., 0])
-    torch.testing.assert_close(ratio[..., 2], ratio[..., 0] / 2)
-    torch.testing.assert_close(ratio[..., 3], ratio[..., 0] * head.UNSEEN)
-    torch.testing.assert_close(head.naive_shares(x, seen).sum(-1), torch.ones(5, 4, 2))
+    shares = head.naive_shares(x, seen)
+    ratio = shares / head.naive_shares(x)
+    torch.testing.assert_close(ratio[..., 2], ratio[..., 1] / 2)
+    torch.testing.assert_close(ratio[..., 3], ratio[..., 1] * head.UNSEEN)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(5, 4, 2))
+    alike = QuantileHead(8, 2, DEFAULT_QUANTILES, num_naive=3)
+    torch.nn.init.zeros_(alike.shares.weight)
+    own = [alike.naive_shares(x, each)[..., 0] for each in (seen, None)]
+    torch.testing.assert_close(own[0], own[1], msg="together they keep their share")
 
 
 def test_a_fresh_head_forecasts_a_standard_normal() -> None:

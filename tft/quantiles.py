@@ -79,9 +79,10 @@ class QuantileHead(nn.Module):
     def naive_shares(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return [..., M, 1 + K], each row's sum 1; the first is left to the linear outputs.
 
-        What was made of half of its ticks gets half the share beside the others. Training's months
-        are mostly unseen, as the table has just begun; a network that was told how much is seen,
-        as one more input, would be told of a whole month only after training.
+        What was made of half of its ticks gets half the share beside the other naive forecasts;
+        together they keep theirs, whatever was seen. Training's months are mostly unseen, as the
+        table has just begun; a network that was told how much is seen, as one more input, would
+        be told of a whole month only after training.
 
         Args:
             x: [..., D].
@@ -89,7 +90,8 @@ class QuantileHead(nn.Module):
         """
         logits = self._outputs(self.shares, x)
         if seen is not None:
-            logits = logits + F.pad(seen.to(logits.dtype).clamp(min=self.UNSEEN).log(), (1, 0))
+            seen = seen.to(logits.dtype).clamp(min=self.UNSEEN)
+            logits = logits + F.pad((seen / seen.mean(-1, keepdim=True)).log(), (1, 0))
         logits = logits.movedim(-1, 0)
         return logits.softmax(0).movedim(0, -1)  # of few values in a row it takes 9 times as long
 
