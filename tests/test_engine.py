@@ -154,7 +154,10 @@ def test_the_first_tick_is_the_one_after_the_last_received_whatever_the_clock_sa
     assert soon.origin.tolist() == (fleet.first_tick + fleet.lengths).tolist()
     given = np.isfinite(later.quantiles[:, 0, 0, 0])
     assert given.any()
-    np.testing.assert_allclose(later.quantiles[given], soon.quantiles[given], rtol=1e-5)
+    rounding = 1e-6 * soon.quantiles[given].max()  # of what a small difference is left of, too
+    np.testing.assert_allclose(
+        later.quantiles[given], soon.quantiles[given], rtol=1e-5, atol=rounding
+    )
     known = batches[0].known[:, -H:]  # [S, H, K, 2]
     for server, origin in enumerate(soon.origin.tolist()):
         seconds = (origin + np.arange(H)) * STEP
