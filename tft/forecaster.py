@@ -203,8 +203,7 @@ class Forecaster(nn.Module):
         """Return quantiles [B, H, M, Q] in raw units, ascending in Q and within the bounds.
 
         In evaluation mode, that is: in training mode dropout, hidden codes and calendars apply here
-        too.
-        Loss and training know of no calibration.
+        too. Loss and training know of no calibration.
         """
         inputs, scale = self.encode(batch)
         return self.to_raw(self.network(inputs).quantiles, scale, calibrated)
